@@ -1,0 +1,65 @@
+"""rebatch: change the batch size of neural-network training, keep the accuracy, know the price.
+
+Recipes and their transfer import no torch; what needs it is imported when its name is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from rebatch.errors import RequestError, RunError
+from rebatch.execution import Execution
+from rebatch.recipe import AdamW, Epochs, Examples, Recipe, Sgd, Steps, loads_recipe, read_recipe, write_recipe
+from rebatch.schedule import Constant, Cosine, Linear, MultiStep, PiecewiseLinear
+from rebatch.transfer import transfer
+
+if TYPE_CHECKING:
+    from rebatch import measure, nn, tasks
+    from rebatch.optimizers import build_optimizer, build_scheduler
+    from rebatch.training import train
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "AdamW",
+    "Constant",
+    "Cosine",
+    "Epochs",
+    "Examples",
+    "Execution",
+    "Linear",
+    "MultiStep",
+    "PiecewiseLinear",
+    "Recipe",
+    "RequestError",
+    "RunError",
+    "Sgd",
+    "Steps",
+    "build_optimizer",
+    "build_scheduler",
+    "loads_recipe",
+    "measure",
+    "nn",
+    "read_recipe",
+    "tasks",
+    "train",
+    "transfer",
+    "write_recipe",
+]
+
+_LATER = {
+    "build_optimizer": "rebatch.optimizers",
+    "build_scheduler": "rebatch.optimizers",
+    "train": "rebatch.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
+    if name in {"measure", "nn", "tasks"}:
+        return import_module(f"rebatch.{name}")
+    raise AttributeError(f"module 'rebatch' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,127 @@
+"""How examples are cut: an epoch into steps, a batch into ghosts, ranks and micro-batches. Integers only."""
+
+import math
+from itertools import accumulate, pairwise
+
+from rebatch.errors import RequestError
+from rebatch.recipe import Epochs, Examples, LastBatch, Recipe, Steps
+
+
+def steps_per_epoch(examples: int, batch_size: int, last_batch: LastBatch) -> int:
+    """Optimizer steps in one pass over `examples`; a partial last batch counts where it is kept.
+
+    >>> steps_per_epoch(1_297, 1_024, "keep"), steps_per_epoch(1_297, 1_024, "drop")
+    (2, 1)
+    """
+    if batch_size > examples:
+        raise RequestError(
+            f"batch_size {batch_size} is larger than the training set of {examples} examples; "
+            f"use a batch size of at most {examples}"
+        )
+    return examples // batch_size if last_batch == "drop" else math.ceil(examples / batch_size)
+
+
+def total_steps(recipe: Recipe, examples: int) -> int:
+    """Optimizer steps of the whole run on a training set of `examples`; at least 1."""
+    match recipe.budget:
+        case Steps(steps=steps):
+            return steps
+        case Examples(examples=budget):
+            return max(1, round(budget / mean_batch_size(recipe, examples)))
+        case Epochs(epochs=epochs):
+            return max(1, round(epochs * steps_per_epoch(examples, recipe.batch_size, recipe.last_batch)))
+
+
+def examples_per_epoch(recipe: Recipe, examples: int) -> int:
+    """Examples that one epoch sees: all of them, less the partial last batch where that is dropped."""
+    return examples - (examples % recipe.batch_size if recipe.last_batch == "drop" else 0)
+
+
+def mean_batch_size(recipe: Recipe, examples: int) -> float:
+    """Examples per step, averaged over an epoch: less than `batch_size` where a partial last batch is kept."""
+    return examples_per_epoch(recipe, examples) / steps_per_epoch(examples, recipe.batch_size, recipe.last_batch)
+
+
+def batch_bounds(step: int, examples: int, recipe: Recipe) -> tuple[int, int, int]:
+    """Which examples step `step` sees: (epoch, start, stop), a slice of that epoch's order."""
+    epoch, position = divmod(step, steps_per_epoch(examples, recipe.batch_size, recipe.last_batch))
+    start = position * recipe.batch_size
+    return epoch, start, min(start + recipe.batch_size, examples)
+
+
+def ghost_sizes(examples: int, ghost_batch_size: int) -> list[int]:
+    """Sizes of the contiguous ghosts of a batch of `examples` (Hoffer et al., 2017, Algorithm 1).
+
+    A remainder is a ghost of its own; a remainder of one joins the ghost before it, since one example has no variance;
+    a batch smaller than one ghost is one ghost.
+
+    >>> ghost_sizes(10, 4), ghost_sizes(9, 4), ghost_sizes(3, 4)
+    ([4, 4, 2], [4, 5], [3])
+    """
+    whole, rest = divmod(examples, ghost_batch_size)
+    sizes = [ghost_batch_size] * whole
+    if rest == 1 and sizes:
+        sizes[-1] += 1
+    elif rest:
+        sizes.append(rest)
+    return sizes
+
+
+def cut(sizes: list[int], parts: int) -> list[list[int]]:
+    """Deal whole pieces, in order, to `parts` contiguous shares as even as whole pieces allow; some may be empty.
+
+    >>> cut([4, 4, 4, 5], 3)
+    [[4], [4, 4], [5]]
+    """
+    ends = [round(len(sizes) * part / parts) for part in range(parts + 1)]
+    return [sizes[start:end] for start, end in pairwise(ends)]
+
+
+def micro_batch_sizes(pieces: list[int], micro_batch_size: int) -> list[int]:
+    """Join neighbouring pieces (ghosts, or single examples) into micro-batches of at most `micro_batch_size`.
+
+    A piece is never split: one that is larger than `micro_batch_size` is a micro-batch of its own.
+
+    >>> micro_batch_sizes([4, 4, 4, 5], 8)
+    [8, 4, 5]
+    """
+    sizes: list[int] = []
+    for piece in pieces:
+        if sizes and sizes[-1] + piece <= micro_batch_size:
+            sizes[-1] += piece
+        else:
+            sizes.append(piece)
+    return sizes
+
+
+def offsets(sizes: list[int]) -> list[tuple[int, int]]:
+    """(start, stop) of consecutive pieces of the given sizes.
+
+    >>> offsets([4, 5])
+    [(0, 4), (4, 9)]
+    """
+    return list(pairwise(accumulate(sizes, initial=0)))
+
+
+def measured_steps(total: int, evaluations: int) -> tuple[list[int], list[int]]:
+    """At which numbers of finished steps a run is looked at: (log-spaced, evenly spaced), the last step in both.
+
+    The log-spaced ones (about four an octave) are for cheap quantities such as the weight distance; the evenly spaced
+    ones are for evaluation on the validation set.
+
+    >>> measured_steps(8, 2)
+    ([1, 2, 3, 4, 5, 6, 7, 8], [4, 8])
+    """
+    octaves = math.log2(total) if total > 1 else 0.0
+    marks = math.ceil(4 * octaves)
+    log_spaced = {min(total, round(2 ** (mark / 4))) for mark in range(marks + 1)} | {total}
+    even = {max(1, round(total * part / evaluations)) for part in range(1, evaluations + 1)}
+    return sorted(log_spaced), sorted(even)
+
+
+def examples_seen(step: int, examples: int, recipe: Recipe) -> int:
+    """Examples that the first `step` steps of a run have seen, repeats counted."""
+    if step == 0:
+        return 0
+    epoch, _, stop = batch_bounds(step - 1, examples, recipe)
+    return epoch * examples_per_epoch(recipe, examples) + stop

@@ -1,0 +1,61 @@
+"""`rebatch train`: one run of a recipe, alone or under `torchrun -m rebatch`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rebatch.cli.options import DataDir, Json, TaskName
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a TOML file.", metavar="RECIPE.toml")],
+    task: TaskName,
+    seed: Annotated[int, typer.Option(help="Initial weights, order and augmentation.", min=0)] = 0,
+    micro_batch_size: Annotated[int | None, typer.Option(help="Most examples of one forward pass.", min=1)] = None,
+    allow_batch_norm: Annotated[
+        bool, typer.Option("--allow-batch-norm", help="Accept plain batch norm over micro-batches or ranks.")
+    ] = False,
+    precision: Annotated[str | None, typer.Option(help="float32, bfloat16, or auto: measured here.")] = "float32",
+    compile_model: Annotated[bool, typer.Option("--compile", help="Compile the model.")] = False,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; torch's choice by default.", min=1)] = None,
+    store: Annotated[Path | None, typer.Option(help="Keep rows, checkpoint and result here, and resume.")] = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Train a task with a recipe: progress, loss, accuracy, examples per second."""
+    import torch
+
+    from rebatch.cli.execution import choose_execution
+    from rebatch.cli.train_run import run
+    from rebatch.distributed import World
+    from rebatch.recipe import read_recipe
+    from rebatch.study.plan import RunSpec
+    from rebatch.tasks import find_task
+    from rebatch.tasks.find import file_digest
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    found = find_task(task)
+    execution = choose_execution(found, precision, torch.get_num_threads(), data_dir, compile_model=compile_model)
+    spec = RunSpec(
+        task=found.name,
+        recipe=read_recipe(recipe).as_tuned(),
+        seed=seed,
+        execution=execution,
+        task_digest=file_digest(task),
+    )
+    world = World.from_environment()
+    try:
+        run(
+            spec,
+            found,
+            world,
+            store=store,
+            data_dir=data_dir,
+            micro_batch_size=micro_batch_size,
+            allow_batch_norm=allow_batch_norm,
+            json=json,
+        )
+    finally:
+        world.close()

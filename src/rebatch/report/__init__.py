@@ -1,0 +1,1 @@
+"""Records -> numbers -> tables, figures and the page. Nothing here imports torch."""

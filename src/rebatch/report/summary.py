@@ -1,0 +1,163 @@
+"""From a plan and the results in its store to the numbers that tables, figures and `--json` show."""
+
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from rebatch.price import Cost, cost
+from rebatch.statistics import Interval, mean_interval
+from rebatch.study.claims import ArmOutcome, PartEffect, gap_share, judge
+from rebatch.study.plan import Arm, Plan
+from rebatch.study.store import Result, Store
+
+
+class Accuracy(msgspec.Struct, frozen=True):
+    """Test accuracy in percent: mean over seeds, 95 % interval of the mean, the values by seed."""
+
+    mean: float
+    low: float
+    high: float
+    values: tuple[float, ...]
+
+
+class ArmSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the table; `gap_share` is the part of the gap that the arm closes, where the gap is resolved."""
+
+    name: str
+    n: int
+    batch_size: int
+    steps: int
+    examples: int
+    epochs: float
+    accuracy: Accuracy | None
+    gap_share: Interval | None
+    diverged: int
+    note: str
+
+
+class ClaimSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A claim with its verdict for this task and scale; the effect's interval is adjusted (Holm) to `level`."""
+
+    id: str
+    statement: str
+    source: str
+    verdict: Literal["confirmed", "refuted", "undecided"]
+    effect: Interval
+    level: float
+    expected: float | None
+    parts: tuple[PartEffect, ...]
+    smallest_detectable: float | None
+    why: str
+    note: str
+
+
+class Runs(msgspec.Struct, frozen=True):
+    """How many runs are done, how many of them... `reused` ones were there before this command."""
+
+    done: int
+    diverged: int
+    failed: int
+    reused: int
+
+
+class StudySummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What `rebatch study run --json` and `rebatch study show --json` print."""
+
+    study: str
+    task: str
+    scale: str
+    title: str
+    source: str
+    execution: str
+    arms: tuple[ArmSummary, ...]
+    claims: tuple[ClaimSummary, ...]
+    runs: Runs
+    command: str
+
+
+def summarize(plan: Plan, store: Store, *, failed: int = 0, reused: int | None = None) -> StudySummary:
+    """Tables and verdicts of what the store holds for `plan`; `reused` is all of it unless a command says otherwise."""
+    results = {arm.name: store.results(plan, arm.name) for arm in plan.design.arms}
+    outcomes = {name: _outcome(plan, found) for name, found in results.items()}
+    finished = [result for found in results.values() for result in found.values()]
+    diverged = sum(result.status == "diverged" for result in finished)
+    return StudySummary(
+        study=plan.study,
+        task=plan.task,
+        scale=plan.scale,
+        title=plan.title,
+        source=plan.source,
+        execution=plan.execution.describe(),
+        arms=tuple(_arm(plan, arm, results[arm.name], outcomes) for arm in plan.design.arms),
+        claims=_claims(plan, outcomes),
+        runs=Runs(len(finished) - diverged, diverged, failed, len(finished) if reused is None else reused),
+        command=plan.command,
+    )
+
+
+def to_json(summary: StudySummary) -> bytes:
+    """One JSON document; what is not finite (an interval without an end) is null."""
+    return msgspec.json.format(msgspec.json.encode(summary), indent=2)
+
+
+def _outcome(plan: Plan, found: dict[int, Result]) -> ArmOutcome:
+    accuracy = {seed: result.accuracy for seed, result in found.items()}
+    if plan.seed_draws_split:
+        return ArmOutcome(accuracy=accuracy)
+    # A diverged run counts at chance level for every example.
+    sizes = [result.test_examples for result in found.values() if result.test_examples]
+    hits = {
+        seed: result.hits() if result.test_examples else np.full(max(sizes, default=1), plan.chance / 100.0)
+        for seed, result in found.items()
+    }
+    return ArmOutcome(accuracy=accuracy, correct=hits)
+
+
+def _arm(plan: Plan, arm: Arm, found: dict[int, Result], outcomes: dict[str, ArmOutcome]) -> ArmSummary:
+    values = tuple(result.accuracy for _, result in sorted(found.items()))
+    spent: Cost = cost(arm.recipe, plan.examples)
+    return ArmSummary(
+        name=arm.name,
+        n=len(values),
+        batch_size=arm.recipe.batch_size,
+        steps=spent.steps,
+        examples=spent.examples,
+        epochs=spent.epochs,
+        accuracy=_accuracy(values) if values else None,
+        gap_share=_share(plan, arm.name, outcomes),
+        diverged=sum(result.status == "diverged" for result in found.values()),
+        note=arm.note,
+    )
+
+
+def _accuracy(values: tuple[float, ...]) -> Accuracy:
+    interval = mean_interval(values)
+    return Accuracy(interval.estimate, interval.low, interval.high, values)
+
+
+def _share(plan: Plan, name: str, outcomes: dict[str, ArmOutcome]) -> Interval | None:
+    if plan.design.gap is None or name in plan.design.gap:
+        return None
+    small, large = plan.design.gap
+    return gap_share(name, small, large, outcomes)
+
+
+def _claims(plan: Plan, outcomes: dict[str, ArmOutcome]) -> tuple[ClaimSummary, ...]:
+    claims = plan.design.claims
+    return tuple(
+        ClaimSummary(
+            id=claim.id,
+            statement=claim.statement,
+            source=claim.source,
+            verdict=judged.verdict,
+            effect=judged.effect,
+            level=judged.level,
+            expected=claim.expected,
+            parts=judged.parts,
+            smallest_detectable=judged.smallest_detectable,
+            why=claim.why,
+            note=judged.note,
+        )
+        for claim, judged in zip(claims, judge(claims, outcomes), strict=True)
+    )

@@ -1,0 +1,1 @@
+"""A question with arms and seeds: plan -> runs -> engine -> store -> verdicts."""

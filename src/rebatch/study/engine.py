@@ -1,0 +1,164 @@
+"""Does the runs of a plan that are missing, side by side, and keeps each as it ends."""
+
+import multiprocessing
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from rebatch.errors import RequestError, RunError
+from rebatch.study.environment import environment
+from rebatch.study.plan import Plan, RunSpec
+from rebatch.study.store import Store
+from rebatch.study.worker import Job, Message, work
+
+# How often to look whether another engine has finished a run that we need too.
+POLL_SECONDS = 0.5
+
+OnProgress = Callable[[RunSpec, Message], None]
+
+
+@dataclass
+class Outcome:
+    """What an engine did: how many runs were there before, and which failed, with the reason."""
+
+    reused: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    spec: RunSpec | None = None
+
+
+def run_plan(
+    plan: Plan,
+    store: Store,
+    *,
+    task: str,
+    jobs: int = 1,
+    threads: int = 1,
+    data_dir: Path | None = None,
+    on_progress: OnProgress = lambda *_: None,
+) -> Outcome:
+    """Do the missing runs of `plan` in `jobs` processes of `threads` threads each.
+
+    A run that another engine holds is waited for and taken over if that engine dies. A run that fails is noted and the
+    others go on. KeyboardInterrupt stops the workers; finished runs are kept and unfinished ones resume.
+
+    Raises:
+        RequestError: a run could not start because the request was wrong.
+        RunError: an error that every run would meet, such as a full disk.
+    """
+    store.save_plan(plan)
+    outcome = Outcome()
+    missing = deque(spec for spec in plan.specs() if store.run(spec).result() is None)
+    outcome.reused = len(plan.specs()) - len(missing)
+    if not missing:
+        return outcome
+    make = _Factory(threads, environment())
+    with _workers(make, min(jobs, len(missing))) as workers:
+        _Engine(store, task, data_dir, workers, make, missing, outcome, on_progress).run()
+    return outcome
+
+
+class _Factory:
+    """Starts workers: fresh processes, since torch does not survive a fork."""
+
+    def __init__(self, threads: int, about: Mapping[str, Any]) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._threads, self._about = threads, about
+
+    def __call__(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=work, args=(theirs, self._threads, self._about), daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+
+@contextmanager
+def _workers(make: _Factory, count: int) -> Iterator[list[_Worker]]:
+    workers = [make() for _ in range(count)]
+    try:
+        yield workers
+    finally:
+        for worker in workers:
+            worker.process.terminate()
+            worker.process.join()
+            worker.pipe.close()
+
+
+class _Engine:
+    def __init__(
+        self,
+        store: Store,
+        task: str,
+        data_dir: Path | None,
+        workers: list[_Worker],
+        make: _Factory,
+        missing: deque[RunSpec],
+        outcome: Outcome,
+        on_progress: OnProgress,
+    ) -> None:
+        self._store, self._task, self._data_dir = store, task, data_dir
+        self._workers, self._make = workers, make
+        self._missing, self._elsewhere = missing, deque[RunSpec]()
+        self._outcome, self._on_progress = outcome, on_progress
+
+    def run(self) -> None:
+        while self._missing or self._elsewhere or self._busy():
+            self._hand_out()
+            if not self._busy():
+                time.sleep(POLL_SECONDS)  # all that is left is in another engine's hands
+                self._missing, self._elsewhere = self._elsewhere, deque()
+                continue
+            for pipe in wait([worker.pipe for worker in self._busy()]):
+                self._listen(next(worker for worker in self._workers if worker.pipe is pipe))
+
+    def _busy(self) -> Sequence[_Worker]:
+        return [worker for worker in self._workers if worker.spec is not None]
+
+    def _hand_out(self) -> None:
+        for worker in self._workers:
+            if worker.spec is None and self._missing:
+                worker.spec = self._missing.popleft()
+                # A worker that died while idle is noticed, and replaced, when its answer is awaited.
+                with suppress(BrokenPipeError):
+                    worker.pipe.send(Job(worker.spec, self._task, self._data_dir, self._store.root))
+
+    def _listen(self, worker: _Worker) -> None:
+        assert worker.spec is not None
+        try:
+            message: Message = worker.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            message = self._replace(worker)
+        self._on_progress(worker.spec, message)
+        if message.kind == "steps":
+            return
+        spec, worker.spec = worker.spec, None
+        match message.kind:
+            case "busy":
+                self._elsewhere.append(spec)
+            case "failed":
+                self._outcome.failed[spec.run_id] = message.text
+            case "refused":
+                raise RequestError(message.text)
+            case "fatal":
+                raise RunError(f"{message.text}; finished runs are kept, the same command goes on from here")
+
+    def _replace(self, worker: _Worker) -> Message:
+        """A worker died without a word (out of memory, killed): its run failed, a new worker takes its place."""
+        worker.process.join()
+        code = worker.process.exitcode
+        fresh = self._make()
+        worker.pipe.close()
+        worker.process, worker.pipe = fresh.process, fresh.pipe
+        return Message("failed", text=f"its process died with exit code {code} (killed, or out of memory?)")

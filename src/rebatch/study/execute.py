@@ -1,0 +1,80 @@
+"""One run from its spec to its result, in this process."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import nn
+
+from rebatch.data.sets import Splits
+from rebatch.distributed import World
+from rebatch.measure import WeightDistance
+from rebatch.study.plan import RunSpec
+from rebatch.study.store import Result, RunFolder, pack
+from rebatch.tasks import Task
+from rebatch.training import Checkpointer, Row, evaluate, train
+
+
+def execute(
+    spec: RunSpec,
+    folder: RunFolder,
+    task: Task,
+    *,
+    data_dir: Path | None,
+    environment: Mapping[str, Any],
+    on_row: Callable[[Row], None],
+    world: World | None = None,
+    micro_batch_size: int | None = None,
+    allow_batch_norm: bool = False,
+) -> Result:
+    """Train as `spec` says, resuming where a killed process stopped; rows and the result go into `folder`.
+
+    The test set is read once, after the last step. A diverged run counts at chance level. Of several ranks, all
+    compute and rank 0 writes.
+    """
+    world = world or World()
+    started = time.monotonic()
+    model, data = task.model(spec.seed), task.data(spec.seed, data_dir)
+    checkpoint = Checkpointer(folder.checkpoint)
+    if world.rank == 0:
+        folder.keep_rows(checkpoint.steps())
+    row: Row = {}
+    for row in train(
+        model,
+        data,
+        spec.recipe,
+        seed=spec.seed,
+        execution=spec.execution,
+        world=world,
+        micro_batch_size=micro_batch_size,
+        allow_batch_norm=allow_batch_norm,
+        observers=[WeightDistance()],
+        evaluations=spec.evaluations,
+        checkpoint=checkpoint,
+    ):
+        if world.rank == 0:
+            folder.append(row)
+        on_row(row)
+    result = _result(row, model, data, spec, task, world)
+    about = {**environment, "device": str(world.device), "ranks": world.size, "threads": torch.get_num_threads()}
+    result = msgspec.structs.replace(result, seconds=time.monotonic() - started, environment=about)
+    if world.rank == 0:
+        folder.finish(result)
+    return result
+
+
+def _result(last: Row, model: nn.Module, data: Splits, spec: RunSpec, task: Task, world: World) -> Result:
+    if "diverged" in last:
+        return Result(status="diverged", steps=int(last["step"]), accuracy=task.chance)
+    test = evaluate(model, data.test.to(world.device), data.normalize, execution=spec.execution, world=world)
+    return Result(
+        status="done",
+        steps=int(last["step"]),
+        accuracy=test.accuracy,
+        test_loss=test.loss,
+        correct=pack(test.correct.numpy()),
+        test_examples=len(test.correct),
+    )

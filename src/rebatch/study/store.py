@@ -1,0 +1,185 @@
+"""Where runs live: a folder that any number of engines may share and that `kill -9` cannot damage.
+
+store.json                    the format's number
+plans/NAME.json               what a study planned
+runs/RUN_ID/spec.json         what the run is
+            rows.jsonl        its rows, one line each, appended
+            checkpoint.pt     its state while it runs, if that takes over a minute
+            result.json       its result: written last, whole; a run without it has not happened
+            lock              held while a process works on it; the system frees it when the process dies
+"""
+
+import base64
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from rebatch.errors import RequestError, RunError
+from rebatch.files import write_whole
+from rebatch.study.plan import Plan, RunSpec
+
+FORMAT = 1
+
+T = TypeVar("T")
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What a finished run left. Timing and environment stand beside the numbers and are never compared.
+
+    `accuracy` is on the test set in percent, at the last step (chance where the run diverged); `correct` holds which
+    test examples were right, packed bits in base64.
+    """
+
+    status: Literal["done", "diverged"]
+    steps: int
+    accuracy: float
+    test_loss: float | None = None
+    correct: str = ""
+    test_examples: int = 0
+    seconds: float = 0.0
+    environment: Mapping[str, Any] = {}
+
+    def hits(self) -> NDArray[np.bool_]:
+        """Which test examples were right, shape (test_examples,)."""
+        bits = np.frombuffer(base64.b64decode(self.correct), dtype=np.uint8)
+        return np.unpackbits(bits, count=self.test_examples).astype(bool)
+
+
+def pack(hits: NDArray[np.bool_]) -> str:
+    """`Result.correct` from a boolean array."""
+    return base64.b64encode(np.packbits(hits).tobytes()).decode()
+
+
+class RunFolder:
+    """The files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the run's state is kept while it runs."""
+        return self.path / "checkpoint.pt"
+
+    def result(self) -> Result | None:
+        """The result, or `None` where the run has not finished."""
+        path = self.path / "result.json"
+        return _read(path, Result) if path.exists() else None
+
+    def finish(self, result: Result) -> None:
+        """Keep the result; the run is done with this."""
+        write_whole(self.path / "result.json", msgspec.json.encode(result))
+        self.checkpoint.unlink(missing_ok=True)
+
+    def rows(self) -> list[dict[str, float]]:
+        """The rows written so far; a torn last line is left out."""
+        path = self.path / "rows.jsonl"
+        rows = []
+        for line in path.read_bytes().splitlines() if path.exists() else []:
+            try:
+                rows.append(msgspec.json.decode(line, type=dict[str, float | None]))
+            except msgspec.DecodeError:
+                break
+        return [{name: float("nan") if value is None else value for name, value in row.items()} for row in rows]
+
+    def keep_rows(self, steps: int) -> None:
+        """Forget rows after `steps` steps: where a run resumes from."""
+        kept = [row for row in self.rows() if row["step"] <= steps]
+        write_whole(self.path / "rows.jsonl", b"".join(_line(row) for row in kept))
+
+    def append(self, row: Mapping[str, float]) -> None:
+        """Add one row."""
+        with (self.path / "rows.jsonl").open("ab") as file:
+            file.write(_line(row))
+
+    @contextmanager
+    def held(self) -> Iterator[bool]:
+        """Hold the run; gives `False` where another process holds it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+
+class Store:
+    """A folder of plans and runs.
+
+    Raises:
+        RequestError: the folder is not a store, or one of a newer format, or cannot be written.
+    """
+
+    def __init__(self, root: Path, *, create: bool = False) -> None:
+        self.root = root
+        marker = root / "store.json"
+        if not marker.exists():
+            if not create:
+                raise RequestError(f"{root} is not a store of runs (no store.json); `rebatch study run` makes one")
+            _create(root, marker)
+        found = _read(marker, dict[str, int]).get("format", 0)
+        if found != FORMAT:
+            raise RequestError(f"{root} has format {found}, this rebatch reads format {FORMAT}; use a newer rebatch")
+
+    def run(self, spec: RunSpec) -> RunFolder:
+        """The folder of a run."""
+        return RunFolder(self.root / "runs" / spec.run_id)
+
+    def begin(self, spec: RunSpec) -> RunFolder:
+        """The folder of a run that is about to start, with its spec written down."""
+        folder = self.run(spec)
+        write_whole(folder.path / "spec.json", msgspec.json.encode(spec))
+        return folder
+
+    def save_plan(self, plan: Plan) -> None:
+        """Keep a plan; the same study planned again replaces it."""
+        write_whole(self.root / "plans" / f"{plan.name}.json", msgspec.json.encode(plan))
+
+    def plan(self, name: str) -> Plan | None:
+        """The plan called `name`, if the store has it."""
+        path = self.root / "plans" / f"{name}.json"
+        return _read(path, Plan) if path.exists() else None
+
+    def plans(self) -> list[Plan]:
+        """All plans, by name."""
+        return [_read(path, Plan) for path in sorted((self.root / "plans").glob("*.json"))]
+
+    def results(self, plan: Plan, arm_name: str) -> dict[int, Result]:
+        """Results of an arm's finished runs by seed."""
+        arm = next(arm for arm in plan.design.arms if arm.name == arm_name)
+        found = {seed: self.run(plan.spec(arm, seed)).result() for seed in range(plan.design.seeds)}
+        return {seed: result for seed, result in found.items() if result is not None}
+
+
+def _create(root: Path, marker: Path) -> None:
+    try:
+        if root.exists() and any(root.iterdir()):
+            raise RequestError(f"{root} is a folder with other things in it, not a store of runs; name another folder")
+        write_whole(marker, msgspec.json.encode({"format": FORMAT}))
+    except (NotADirectoryError, FileExistsError):
+        raise RequestError(f"{root} is a file, not a folder; name another place for the store") from None
+    except OSError as error:
+        raise RunError(f"cannot make a store in {root}: {os.strerror(error.errno or 0)}") from None
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (msgspec.DecodeError, OSError) as error:
+        raise RequestError(f"cannot read {path}: {error}; delete it, and the same command makes it again") from None
+
+
+def _line(row: Mapping[str, float]) -> bytes:
+    return msgspec.json.encode(row) + b"\n"

@@ -1,0 +1,92 @@
+"""A process that does runs one after the other, with one thread, for an engine that listens at the other end."""
+
+import errno
+import signal
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal
+
+from rebatch.errors import RequestError
+from rebatch.study.plan import RunSpec
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to do: the spec, and where its task, data and store are."""
+
+    spec: RunSpec
+    task: str
+    data_dir: Path | None
+    store: Path
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a worker says of its run: a number of finished steps, or how it ended.
+
+    `done`: its result is in the store. `busy`: another process holds it. `failed`: an error, the study can go on.
+    `fatal`: an error that every run would meet (the request was wrong, the disk is full).
+    """
+
+    kind: Literal["steps", "done", "busy", "failed", "refused", "fatal"]
+    steps: int = 0
+    text: str = ""
+
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def work(pipe: Connection, threads: int, environment: Mapping[str, Any]) -> None:
+    """Take jobs from `pipe` until it closes. The engine handles Ctrl-C; a worker ends when its engine does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import torch
+
+    torch.set_num_threads(threads)
+    while True:
+        try:
+            job: Job = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            pipe.send(_attempt(job, pipe, environment))
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+
+def _attempt(job: Job, pipe: Connection, environment: Mapping[str, Any]) -> Message:
+    try:
+        return _do(job, pipe, environment)
+    except (BrokenPipeError, ConnectionResetError):
+        raise
+    except RequestError as error:
+        return Message("refused", text=str(error))
+    except OSError as error:
+        kind: Literal["fatal", "failed"] = "fatal" if error.errno in NO_ROOM else "failed"
+        return Message(kind, text=f"{error.strerror or error} ({error.filename or job.store})")
+    except Exception as error:
+        traceback.print_exc()
+        return Message("failed", text=f"{type(error).__name__}: {error}")
+
+
+def _do(job: Job, pipe: Connection, environment: Mapping[str, Any]) -> Message:
+    from rebatch.study.execute import execute
+    from rebatch.study.store import Store
+    from rebatch.tasks import find_task
+
+    folder = Store(job.store).begin(job.spec)
+    with folder.held() as ours:
+        if not ours:
+            return Message("busy")
+        if folder.result() is None:
+            execute(
+                job.spec,
+                folder,
+                find_task(job.task),
+                data_dir=job.data_dir,
+                environment=environment,
+                on_row=lambda row: pipe.send(Message("steps", int(row["step"]))),
+            )
+    return Message("done")

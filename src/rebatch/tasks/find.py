@@ -1,0 +1,75 @@
+"""From what the user wrote to the thing: a built-in name, a unique prefix, or `path/to/file.py:name`."""
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from rebatch.errors import RequestError, did_you_mean
+from rebatch.tasks.table import TASKS
+from rebatch.tasks.task import Task
+
+Thing = TypeVar("Thing")
+
+
+def find_task(reference: str) -> Task:
+    """The task called `reference`: `digits/mlp`, `digits` (unique by its data set), or `path/to/file.py:name`."""
+    if is_file_reference(reference):
+        return load_from_file(reference, Task)
+    if reference in TASKS:
+        return TASKS[reference]
+    matches = [name for name in TASKS if name.split("/")[0] == reference]
+    if len(matches) == 1:
+        return TASKS[matches[0]]
+    if matches:
+        raise RequestError(f"--task {reference!r} could be {' or '.join(matches)}; name one of them")
+    raise RequestError(f"no task named {reference!r}{did_you_mean(reference, TASKS)}, or give path/to/file.py:name")
+
+
+def is_file_reference(reference: str) -> bool:
+    """Whether `reference` has the form `path/to/file.py:name`."""
+    return reference.rpartition(":")[0].endswith(".py")
+
+
+def load_from_file(reference: str, kind: type[Thing]) -> Thing:
+    """The object `name` of `path/to/file.py:name`, which must be a `kind`.
+
+    Raises:
+        RequestError: no such file or name, an error while the file runs, or an object of another kind.
+    """
+    path, _, name = reference.rpartition(":")
+    namespace = _run_file(Path(path), reference)
+    if name not in namespace:
+        raise RequestError(f"{path} has no {name!r}{did_you_mean(name, _names_of(namespace, kind))}")
+    thing = namespace[name]
+    if not isinstance(thing, kind):
+        raise RequestError(f"{reference} must be a rebatch {kind.__name__}, it is a {type(thing).__name__}")
+    return thing
+
+
+def file_digest(reference: str) -> str:
+    """What identifies the user's file in a run: the first 16 hex digits of its SHA-256; empty for a built-in name."""
+    if not is_file_reference(reference):
+        return ""
+    return hashlib.sha256(Path(reference.rpartition(":")[0]).read_bytes()).hexdigest()[:16]
+
+
+def _run_file(path: Path, reference: str) -> dict[str, object]:
+    if not path.is_file():
+        raise RequestError(f"no file {path}, asked for by {reference}")
+    spec = importlib.util.spec_from_file_location(f"rebatch_user_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise RequestError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    return vars(module)
+
+
+def _names_of(namespace: Mapping[str, object], kind: type) -> list[str]:
+    return [name for name, value in namespace.items() if isinstance(value, kind)] or [f"no {kind.__name__}"]

@@ -1,0 +1,73 @@
+"""A task is data about a task: model + data + reference recipe. Torch is imported only by `.model()` and `.data()`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rebatch.execution import Execution
+from rebatch.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rebatch.data.sets import Splits
+
+
+FLOAT32 = Execution()
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to train, on what, and the recipe that was tuned for it.
+
+    Attributes:
+        name: `data/model`.
+        recipe: the reference recipe, tuned at its batch size on the validation split.
+        train, validation, test: number of examples of the three splits. What is chosen is chosen on the validation
+            split; the test set is read once, after the last step.
+        classes: number of classes; a diverged run counts as 100/classes percent.
+        build: makes a new model with fresh weights from torch's global generator.
+        load: the three splits, from a data folder and a seed.
+        seed_draws_split: whether the seed draws the split too (small data), or the split is the same for all seeds.
+        execution: how runs are computed; "auto" measures on this machine when a study is planned.
+    """
+
+    name: str
+    recipe: Recipe
+    train: int
+    validation: int
+    test: int
+    classes: int
+    build: Callable[[], nn.Module]
+    load: Callable[[Path, int], Splits]
+    seed_draws_split: bool = False
+    execution: Execution | Literal["auto"] = FLOAT32
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of a guess, in percent: what a diverged run counts as."""
+        return 100.0 / self.classes
+
+    def model(self, seed: int = 0) -> nn.Module:
+        """A fresh model whose initial weights depend on `seed` alone; torch's global generator is left as it was."""
+        import torch
+
+        from rebatch import draws
+
+        with torch.random.fork_rng():
+            torch.manual_seed(int(draws.generator(seed, "model").integers(2**62)))
+            return self.build()
+
+    def data(self, seed: int = 0, data_dir: Path | None = None) -> Splits:
+        """The three splits; `data_dir` is the folder of published data files, the user's cache folder by default."""
+        from rebatch.data.folder import data_dir as choose
+
+        splits = self.load(choose(data_dir), seed)
+        sizes = (len(splits.train), len(splits.validation), len(splits.test))
+        expected = (self.train, self.validation, self.test)
+        if sizes != expected:
+            raise ValueError(f"task {self.name} promises splits of {expected} examples, its data has {sizes}")
+        return splits

@@ -1,0 +1,8 @@
+"""The loop, gradients over micro-batches, evaluation, checkpoints."""
+
+from rebatch.training.checkpoint import Checkpointer
+from rebatch.training.evaluation import Evaluation, evaluate
+from rebatch.training.gradients import SummedLoss, cross_entropy
+from rebatch.training.loop import Row, train
+
+__all__ = ["Checkpointer", "Evaluation", "Row", "SummedLoss", "cross_entropy", "evaluate", "train"]

@@ -1,0 +1,63 @@
+"""Loss and accuracy on data that is not trained on, without a trace in the model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rebatch.batching import cut, offsets
+from rebatch.data.augment import Normalize
+from rebatch.data.batches import prepare
+from rebatch.data.sets import DataSet
+from rebatch.distributed import World
+from rebatch.execution import Execution
+from rebatch.training.gradients import SummedLoss, autocast, cross_entropy, with_dtype
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss per example, accuracy in percent, and which examples were right: bool, shape (N,), on the CPU."""
+
+    loss: float
+    accuracy: float
+    correct: Tensor
+
+
+def evaluate(
+    model: nn.Module,
+    data: DataSet,
+    normalize: Normalize | None = None,
+    *,
+    loss: SummedLoss = cross_entropy,
+    execution: Execution | None = None,
+    world: World | None = None,
+    batch_size: int = 2048,
+) -> Evaluation:
+    """Evaluate `model` on `data` in evaluation mode, each rank on its share; the model's mode is put back."""
+    world, execution = world or World(), execution or Execution()
+    share = cut([1] * len(data), world.size)
+    start, stop = offsets([len(part) for part in share])[world.rank]
+    total = torch.zeros((), dtype=torch.float64, device=data.targets.device)
+    correct = []
+    with _evaluating(model), autocast(execution, world.device.type):
+        for first in range(start, stop, batch_size):
+            inputs, targets = prepare(data, slice(first, min(first + batch_size, stop)), normalize)
+            outputs = model(with_dtype(inputs, execution))
+            total += loss(outputs, targets).double()
+            correct.append(outputs.argmax(1) == targets)
+    hits = world.gather(torch.cat(correct).to(torch.uint8)).bool().cpu()
+    return Evaluation(world.sum(total).item() / len(data), 100.0 * hits.double().mean().item(), hits)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

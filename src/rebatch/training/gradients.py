@@ -1,0 +1,181 @@
+"""A step's gradient: summed over micro-batches and ranks, divided once by the global count."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from rebatch.batching import cut, ghost_sizes, micro_batch_sizes, offsets
+from rebatch.data.batches import BatchSource
+from rebatch.distributed import World
+from rebatch.errors import RequestError
+from rebatch.execution import Execution
+from rebatch.nn import deferred_running_statistics
+from rebatch.nn.ghost_batch_norm import GhostBatchNorm
+from rebatch.observation import Observer
+from rebatch.recipe import Recipe
+
+SummedLoss = Callable[[Tensor, Tensor], Tensor]
+"""Outputs and targets of a micro-batch to the sum of its examples' losses, a scalar."""
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy summed over examples; outputs (B, classes), targets (B,)."""
+    return F.cross_entropy(outputs, targets, reduction="sum")
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How the examples of a step are cut: whole ghosts dealt to ranks, ranks' shares cut into micro-batches."""
+
+    ghost_batch_size: int | None
+    micro_batch_size: int | None
+    world: World
+
+    def pieces(self, examples: int) -> list[tuple[int, int]]:
+        """(start, stop) of this rank's micro-batches within the step's examples; empty where nothing is left for it."""
+        return _pieces(examples, self.ghost_batch_size, self.micro_batch_size, self.world.rank, self.world.size)
+
+    def is_whole(self, examples: int) -> bool:
+        """Whether one forward pass on one rank sees the whole step."""
+        return self.world.size == 1 and len(self.pieces(examples)) == 1
+
+
+@lru_cache(maxsize=64)
+def _pieces(examples: int, ghost: int | None, micro: int | None, rank: int, ranks: int) -> list[tuple[int, int]]:
+    if ranks == 1 and (micro is None or micro >= examples):
+        return [(0, examples)]
+    shares = cut(ghost_sizes(examples, ghost) if ghost else [1] * examples, ranks)
+    first = sum(sum(share) for share in shares[:rank])
+    sizes = micro_batch_sizes(shares[rank], micro or examples)
+    return [(first + start, first + stop) for start, stop in offsets(sizes)]
+
+
+def choose_cutting(
+    model: nn.Module, recipe: Recipe, micro_batch_size: int | None, world: World, *, allow_batch_norm: bool
+) -> Cutting:
+    """How steps are cut, or why they cannot be without changing the run.
+
+    Raises:
+        RequestError: plain batch norm over several micro-batches or ranks, or a cut that would split a ghost.
+    """
+    ghosts = {layer.ghost_batch_size for layer in model.modules() if isinstance(layer, GhostBatchNorm)}
+    splits = world.size > 1 or (micro_batch_size is not None and micro_batch_size < recipe.batch_size)
+    if splits and not allow_batch_norm:
+        _refuse_batch_norm(model, recipe)
+    if splits and len(ghosts) > 1:
+        raise RequestError(f"a step can be cut only if all ghosts have one size, got {sorted(ghosts)}; set one")
+    ghost = max(ghosts, default=None)
+    if micro_batch_size is not None and (micro_batch_size < 1 or (ghost and micro_batch_size % ghost)):
+        unit = ghost or 1
+        raise RequestError(
+            f"micro_batch_size must be a positive multiple of ghost_batch_size={unit}, got {micro_batch_size}; "
+            f"try {max(unit, micro_batch_size - micro_batch_size % unit)}"
+        )
+    return Cutting(ghost, micro_batch_size, world)
+
+
+def _refuse_batch_norm(model: nn.Module, recipe: Recipe) -> None:
+    for name, layer in model.named_modules():
+        if isinstance(layer, _BatchNorm) and not isinstance(layer, GhostBatchNorm):
+            raise RequestError(
+                f"plain batch norm ({name}) would see micro-batches or ranks instead of the batch of "
+                f"{recipe.batch_size}, so cutting a step would change the run; set ghost_batch_size in the recipe, "
+                "or pass allow_batch_norm=True (--allow-batch-norm) to accept that"
+            )
+
+
+class StepGradient:
+    """Leaves a step's gradient in the parameters' `.grad`, the same however the step is cut (law 1)."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: SummedLoss,
+        batches: BatchSource,
+        cutting: Cutting,
+        execution: Execution,
+        observers: Sequence[Observer],
+    ) -> None:
+        self._network, self._loss, self._batches, self._cutting = network, loss, batches, cutting
+        self._execution, self._device = execution, cutting.world.device.type
+        self._watchers = [observer for observer in observers if observer.sees_micro_batches]
+        self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        if self._watchers and cutting.world.size > 1:
+            raise RequestError("observers of micro-batch gradients work on one rank only, got several; leave them out")
+
+    def compute(self, epoch: int, indices: Tensor, divisor: int) -> Tensor:
+        """Gradient of the summed loss over `divisor`; returns this rank's summed loss, still on the device."""
+        for parameter in self._parameters:
+            parameter.grad = None
+        if self._cutting.is_whole(len(indices)):
+            return self._micro_batch(epoch, indices, 1 / divisor, is_last=True)
+        with deferred_running_statistics(self._network, gather=self._cutting.world.gather):
+            return self._several(epoch, indices, divisor)
+
+    def _several(self, epoch: int, indices: Tensor, divisor: int) -> Tensor:
+        # DistributedDataParallel averages over ranks, so each rank's part of the sum counts `size` times.
+        scale = self._cutting.world.size / divisor
+        pieces = self._cutting.pieces(len(indices))
+        if not pieces:
+            return self._idle(epoch, indices)
+        losses = [
+            self._micro_batch(epoch, indices[start:stop], scale, is_last=number == len(pieces))
+            for number, (start, stop) in enumerate(pieces, 1)
+        ]
+        return torch.stack(losses).sum()
+
+    def _micro_batch(self, epoch: int, indices: Tensor, scale: float, *, is_last: bool) -> Tensor:
+        inputs, targets = self._batches.batch(epoch, indices)
+        with self._synchronizing(is_last), self._observed(len(indices)):
+            with autocast(self._execution, self._device):
+                loss = self._loss(self._network(with_dtype(inputs, self._execution)), targets)
+            (loss * scale).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _idle(self, epoch: int, indices: Tensor) -> Tensor:
+        """A rank without examples still takes part in every exchange: examples at weight 0, unseen by statistics."""
+        loss = self._micro_batch(epoch, indices[: self._cutting.ghost_batch_size or 1], 0.0, is_last=True)
+        for layer in self._network.modules():
+            if isinstance(layer, GhostBatchNorm) and layer.pending is not None:
+                layer.pending.clear()
+        return torch.zeros_like(loss)
+
+    def _synchronizing(self, is_last: bool) -> AbstractContextManager[None]:
+        if isinstance(self._network, DistributedDataParallel) and not is_last:
+            return self._network.no_sync()
+        return nullcontext()
+
+    @contextmanager
+    def _observed(self, examples: int) -> Iterator[None]:
+        """Show a micro-batch's own gradient to who wants it, then add it up exactly as autograd would have."""
+        if not self._watchers:
+            yield
+            return
+        sums = [parameter.grad for parameter in self._parameters]
+        for parameter in self._parameters:
+            parameter.grad = None
+        yield
+        for watcher in self._watchers:
+            watcher.micro_batch([parameter.grad for parameter in self._parameters], examples)
+        for parameter, total in zip(self._parameters, sums, strict=True):
+            if total is not None:
+                parameter.grad = total if parameter.grad is None else total.add_(parameter.grad)
+
+
+def autocast(execution: Execution, device: str) -> AbstractContextManager[object]:
+    """bfloat16 autocast where the run asks for it."""
+    if execution.precision == "bfloat16":
+        return torch.autocast(device, torch.bfloat16)
+    return nullcontext()
+
+
+def with_dtype(inputs: Tensor, execution: Execution) -> Tensor:
+    """Inputs of a float64 run in float64; integers (tokens) and others as they are."""
+    return inputs.double() if execution.precision == "float64" and inputs.is_floating_point() else inputs

@@ -1,0 +1,291 @@
+"""From a recipe tuned at one batch size to a recipe for another: which numbers change, by which rule, and why?"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from rebatch.batching import steps_per_epoch, total_steps
+from rebatch.errors import RequestError, did_you_mean
+from rebatch.price import Price, price
+from rebatch.recipe import AdamW, Recipe, Steps, to_table
+
+
+@dataclass(frozen=True)
+class Move:
+    """Where a transfer starts, where it goes, and the facts that are known on the way.
+
+    `tuned` is the recipe somebody tuned, `batch_size` the new batch size, `examples` the size N of the training set.
+    """
+
+    tuned: Recipe
+    batch_size: int
+    examples: int | None = None
+
+    @property
+    def kappa(self) -> float:
+        """New batch size over old."""
+        return self.batch_size / self.tuned.batch_size
+
+    def require_examples(self, rule: str) -> int:
+        """N, or one line that says which rule needs it."""
+        if self.examples is None:
+            raise RequestError(
+                f"{rule} needs the number of training examples; give --examples N or --task T "
+                "(in Python: examples=N), or choose rules that do without"
+            )
+        return self.examples
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of transfer: `apply` maps (recipe, move) to a recipe and changes only the fields it `sets`."""
+
+    name: str
+    sets: tuple[str, ...]
+    apply: Callable[[Recipe, Move], Recipe]
+    why: Callable[[Move], str]
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One field of the recipe: its value as tuned, its new value, the rule that set it and the reason."""
+
+    field: str
+    before: Any
+    after: Any
+    rule: str
+    why: str
+
+
+class Transfer(msgspec.Struct, frozen=True):
+    """The outcome of `transfer`."""
+
+    recipe: Recipe
+    kappa: float
+    rules: tuple[str, ...]
+    changes: tuple[Change, ...]
+    warnings: tuple[str, ...]
+    price: Price
+
+
+def linear_lr(recipe: Recipe, move: Move) -> Recipe:
+    """Scale the learning rate by kappa (Krizhevsky, 2014; Goyal et al., 2017): right while steps stay small."""
+    return recipe.with_lr(recipe.optimizer.lr * move.kappa)
+
+
+def sqrt_lr(recipe: Recipe, move: Move) -> Recipe:
+    """Scale the learning rate by sqrt(kappa): keeps the covariance of one weight increment (Hoffer et al., 2017)."""
+    return recipe.with_lr(recipe.optimizer.lr * math.sqrt(move.kappa))
+
+
+def exact_sqrt_lr(recipe: Recipe, move: Move) -> Recipe:
+    """Scale the learning rate by sqrt(kappa (N - B_old) / (N - B_new)): the covariance rule on a finite data set.
+
+    A batch of B drawn without replacement from N has gradient covariance (N - B) / (N - 1) C / B.
+
+    Raises:
+        RequestError: N is not known, or the new batch is the whole training set, whose gradient has no noise.
+    """
+    return recipe.with_lr(recipe.optimizer.lr * _exact_sqrt_factor(move))
+
+
+def ghost_batch(recipe: Recipe, move: Move) -> Recipe:
+    """Normalise over ghosts of the batch size that was tuned (Hoffer et al., 2017); a ghost size already set stays."""
+    if move.tuned.ghost_batch_size is not None or move.kappa <= 1:
+        return recipe
+    return recipe.replace(ghost_batch_size=move.tuned.batch_size)
+
+
+def same_epochs(recipe: Recipe, move: Move) -> Recipe:
+    """Train on the same number of examples: a budget in steps shrinks by kappa, others stay as they are."""
+    if not isinstance(recipe.budget, Steps):
+        return recipe
+    return recipe.replace(budget=Steps(max(1, round(recipe.budget.steps / move.kappa))))
+
+
+def same_steps(recipe: Recipe, move: Move) -> Recipe:
+    """Train for the same number of steps: regime adaptation (Hoffer et al., 2017), kappa times the examples.
+
+    Raises:
+        RequestError: the budget is not in steps and N is not known.
+    """
+    if isinstance(move.tuned.budget, Steps) or move.kappa == 1:
+        return recipe
+    return recipe.replace(budget=Steps(total_steps(move.tuned, move.require_examples("same_steps"))))
+
+
+# The order in which rules are applied.
+RULES: dict[str, Rule] = {
+    "linear_lr": Rule(
+        "linear_lr",
+        ("optimizer.lr",),
+        linear_lr,
+        lambda move: f"x kappa = {move.kappa:g}: kappa small steps make one large one while they stay small",
+    ),
+    "sqrt_lr": Rule(
+        "sqrt_lr",
+        ("optimizer.lr",),
+        sqrt_lr,
+        lambda move: f"x sqrt(kappa) = {math.sqrt(move.kappa):.4g}: keeps the covariance of a weight increment",
+    ),
+    "exact_sqrt_lr": Rule(
+        "exact_sqrt_lr",
+        ("optimizer.lr",),
+        exact_sqrt_lr,
+        lambda move: f"x {_exact_sqrt_factor(move):.4g}: the same covariance, batches drawn from N without replacement",
+    ),
+    "ghost_batch": Rule(
+        "ghost_batch",
+        ("ghost_batch_size",),
+        ghost_batch,
+        lambda _: "batch norm goes on seeing the statistics of the batch size that was tuned",
+    ),
+    "same_epochs": Rule(
+        "same_epochs",
+        ("budget",),
+        same_epochs,
+        lambda move: f"the same examples in 1/{move.kappa:g} of the steps",
+    ),
+    "same_steps": Rule(
+        "same_steps",
+        ("budget",),
+        same_steps,
+        lambda move: f"the same number of updates (regime adaptation): {move.kappa:g} times the examples",
+    ),
+}
+
+PRESETS: dict[str, tuple[str, ...]] = {
+    "hoffer": ("sqrt_lr", "ghost_batch", "same_steps"),
+    "linear": ("linear_lr", "same_epochs"),
+}
+
+DEFAULT_RULES = PRESETS["linear"]
+
+# Beyond this the linear rule is known to lose accuracy on many tasks (Goyal et al., 2017, needed a long warm-up).
+LINEAR_LIMIT = 8
+
+
+def transfer(
+    recipe: Recipe, *, batch_size: int, rules: Sequence[str | Rule] = DEFAULT_RULES, examples: int | None = None
+) -> Transfer:
+    """Move `recipe` to another batch size.
+
+    A recipe that was itself transferred starts again from the recipe that was tuned, so chaining and going back are
+    consistent. `rules` holds names of `RULES`, of `PRESETS`, or rules of your own; they are applied in the order of
+    `RULES`. `examples` is the size of the training set, which some rules need.
+
+    Raises:
+        RequestError: an unknown rule, two rules for one field, a missing fact, a batch that the data cannot fill.
+
+    >>> from rebatch.recipe import Epochs, Sgd
+    >>> tuned = Recipe(batch_size=128, optimizer=Sgd(lr=0.1, momentum=0.9), budget=Epochs(50))
+    >>> moved = transfer(tuned, batch_size=512, rules=["sqrt_lr", "same_epochs"])
+    >>> moved.recipe.optimizer.lr, moved.changes[1].field
+    (0.2, 'optimizer.lr')
+    """
+    tuned = recipe.tuned or recipe
+    chosen = _choose(rules)
+    if batch_size == tuned.batch_size:
+        return Transfer(tuned, 1.0, _names(chosen), (), (), price(tuned, tuned, examples))
+    move = Move(tuned, batch_size, examples)
+    _require_fits(move)
+    moved = _with_batch_size(tuned, batch_size)
+    changes = _changes(tuned, moved, "batch_size", lambda _: f"asked for: kappa = {move.kappa:g}", move)
+    for rule in chosen:
+        before, moved = moved, rule.apply(moved, move)
+        changes += _changes(before, moved, rule.name, rule.why, move)
+    cost = price(tuned, moved, examples)
+    return Transfer(
+        moved.replace(tuned=tuned), move.kappa, _names(chosen), tuple(changes), _warnings(chosen, move), cost
+    )
+
+
+def _choose(rules: Sequence[str | Rule]) -> list[Rule]:
+    """The rules asked for, presets unfolded, in the order of the table; one's own come last."""
+    asked: dict[str, Rule] = {}
+    for item in rules:
+        names = [item] if isinstance(item, Rule) else PRESETS.get(item, (item,))
+        for name in names:
+            rule = name if isinstance(name, Rule) else _named(name)
+            asked[rule.name] = rule
+    chosen = sorted(asked.values(), key=lambda rule: [*RULES, rule.name].index(rule.name))
+    _refuse_conflicts(chosen)
+    return chosen
+
+
+def _named(name: str) -> Rule:
+    if name not in RULES:
+        raise RequestError(f"no rule named {name!r}{did_you_mean(name, [*RULES, *PRESETS])}")
+    return RULES[name]
+
+
+def _refuse_conflicts(chosen: Sequence[Rule]) -> None:
+    setter: dict[str, str] = {}
+    for rule in chosen:
+        for field in rule.sets:
+            if field in setter:
+                raise RequestError(f"{setter[field]} and {rule.name} both set {field!r}; choose one of them")
+            setter[field] = rule.name
+
+
+def _require_fits(move: Move) -> None:
+    if move.batch_size < 1:
+        raise RequestError(f"batch_size must be at least 1, got {move.batch_size}")
+    if move.examples is not None:
+        for size in (move.tuned.batch_size, move.batch_size):
+            steps_per_epoch(move.examples, size, move.tuned.last_batch)
+
+
+def _with_batch_size(tuned: Recipe, batch_size: int) -> Recipe:
+    """The new batch size alone; a ghost that no longer fits becomes the whole batch."""
+    ghost = tuned.ghost_batch_size
+    return tuned.replace(batch_size=batch_size, ghost_batch_size=min(ghost, batch_size) if ghost else None)
+
+
+def _changes(before: Recipe, after: Recipe, rule: str, why: Callable[[Move], str], move: Move) -> list[Change]:
+    old, new = _fields(before), _fields(after)
+    return [
+        Change(field, old.get(field), new.get(field), rule, why(move))
+        for field in dict.fromkeys([*old, *new])
+        if old.get(field) != new.get(field)
+    ]
+
+
+def _fields(recipe: Recipe) -> dict[str, Any]:
+    """Values by field path; the budget is one field, since its unit may change."""
+    flat: dict[str, Any] = {}
+    for name, value in to_table(recipe.as_tuned()).items():
+        if isinstance(value, dict) and name != "budget":
+            flat |= {f"{name}.{inner}": inner_value for inner, inner_value in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _exact_sqrt_factor(move: Move) -> float:
+    examples = move.require_examples("exact_sqrt_lr")
+    if move.batch_size >= examples:
+        raise RequestError(
+            f"exact_sqrt_lr needs a batch smaller than the training set of {examples} examples, got {move.batch_size}: "
+            "the full batch has no noise to match; use sqrt_lr"
+        )
+    return math.sqrt(move.kappa * (examples - move.tuned.batch_size) / (examples - move.batch_size))
+
+
+def _warnings(chosen: Sequence[Rule], move: Move) -> tuple[str, ...]:
+    warnings = []
+    linear = any(rule.name == "linear_lr" for rule in chosen)
+    if linear and move.kappa > LINEAR_LIMIT:
+        warnings.append(
+            f"kappa is {move.kappa:g}: beyond {LINEAR_LIMIT} the linear rule often loses accuracy or diverges; "
+            "add a warm-up, or compare with --rules hoffer"
+        )
+    if linear and isinstance(move.tuned.optimizer, AdamW):
+        warnings.append("linear_lr was derived for SGD; for AdamW the square root (sqrt_lr) is the better first guess")
+    return tuple(warnings)
+
+
+def _names(chosen: Sequence[Rule]) -> tuple[str, ...]:
+    return tuple(rule.name for rule in chosen)

@@ -1,0 +1,123 @@
+import math
+
+import pytest
+
+from rebatch.errors import RequestError
+from rebatch.recipe import AdamW, Epochs, Examples, Recipe, Sgd, Steps, dumps_recipe, loads_recipe, read_recipe
+from rebatch.schedule import Constant, Cosine, Linear, MultiStep, PiecewiseLinear
+
+FILE = """
+batch_size = 128
+ghost_batch_size = 128
+max_grad_norm = 5.0
+last_batch = "keep"
+
+[optimizer]
+type = "sgd"
+lr = 0.1
+momentum = 0.9
+weight_decay = 1e-4
+
+[schedule]
+type = "multistep"
+milestones = [0.2, 0.4, 0.6]
+factor = 0.1
+
+[budget]
+epochs = 50
+"""
+
+RECIPE = Recipe(
+    batch_size=128,
+    ghost_batch_size=128,
+    max_grad_norm=5.0,
+    optimizer=Sgd(lr=0.1, momentum=0.9, weight_decay=1e-4),
+    schedule=MultiStep(milestones=(0.2, 0.4, 0.6), factor=0.1),
+    budget=Epochs(50),
+)
+
+
+def test_the_file_of_the_design_is_read() -> None:
+    assert loads_recipe(FILE) == RECIPE
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [Sgd(lr=0.1), Sgd(lr=1 / 3, momentum=0.9, nesterov=True, weight_decay=5e-4), AdamW(lr=3e-4, betas=(0.9, 0.95))],
+)
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Constant(),
+        Constant(warmup=0.1),
+        MultiStep(milestones=(0.2, 1 / 3), factor=0.2),
+        Cosine(final=0.01, warmup=0.05),
+        Linear(),
+        PiecewiseLinear(points=((0.0, 0.0), (3 / 7, 1.0), (1.0, 0.05))),
+    ],
+)
+@pytest.mark.parametrize("budget", [Epochs(50), Epochs(0.1 + 0.2), Steps(7), Examples(10**9)])
+def test_writing_and_reading_loses_nothing(
+    optimizer: Sgd | AdamW, schedule: Constant, budget: Epochs | Steps | Examples
+) -> None:
+    recipe = Recipe(batch_size=7, optimizer=optimizer, schedule=schedule, budget=budget, loss_reduction="sum")
+    assert loads_recipe(dumps_recipe(recipe)) == recipe
+    moved = recipe.replace(batch_size=14, ghost_batch_size=7, last_batch="drop", tuned=recipe)
+    assert loads_recipe(dumps_recipe(moved)) == moved
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("momentum", "momentm", "unknown field 'optimizer.momentm'; did you mean 'momentum'?"),
+        ('"sgd"', '"sdg"', "optimizer.type 'sdg' is unknown; did you mean 'sgd'?"),
+        ('"multistep"', '"multi"', "schedule.type 'multi' is unknown; did you mean 'multistep'?"),
+        ("lr = 0.1", "lr = -0.1", "optimizer.lr must be a positive finite number, got -0.1"),
+        ("lr = 0.1", "lr = nan", "optimizer.lr must be a positive finite number, got nan"),
+        ("lr = 0.1", 'lr = "x"', "optimizer.lr must be a number, got 'x'"),
+        ("lr = 0.1\n", "", "optimizer.lr is missing"),
+        ("momentum = 0.9", "momentum = 1.0", "optimizer.momentum must be 0 <= momentum < 1, got 1.0"),
+        ("weight_decay = 1e-4", "weight_decay = inf", "optimizer.weight_decay must be at least 0 and finite, got inf"),
+        ("batch_size = 128\nghost", "batch_size = 12.5\nghost", "batch_size must be a whole number, got 12.5"),
+        ("ghost_batch_size = 128", "ghost_batch_size = 256", "between 2 and batch_size 128, got 256"),
+        ("max_grad_norm = 5.0", "max_grad_norm = 0.0", "max_grad_norm must be positive; leave it out for none"),
+        ("max_grad_norm = 5.0", "max_grad_norm = nan", "max_grad_norm must be positive"),
+        ("0.2, 0.4", "0.4, 0.2", "schedule.milestones must rise"),
+        ("[0.2,", "[-0.2,", "schedule.milestones are fractions of the budget"),
+        ('"keep"', '"kep"', "last_batch must be 'keep' or 'drop', got 'kep'"),
+        ("epochs = 50", "epoch = 50", "budget must hold exactly one of epochs, steps, examples, got epoch"),
+        ("epochs = 50", "epochs = 50\nsteps = 3", "exactly one of epochs, steps, examples, got epochs, steps"),
+        ("epochs = 50", "epochs = 0", "budget.epochs must be positive and finite, got 0"),
+        ("batch_size = 128\n", "batch_size = = 128\n", "not valid TOML"),
+        ("[optimizer]", "optimizer = 3\n[other]", "optimizer must be a table, got 3"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_path_its_value_and_the_limit(old: str, new: str, message: str) -> None:
+    assert old in FILE
+    with pytest.raises(RequestError) as caught:
+        loads_recipe(FILE.replace(old, new, 1))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_recipes_made_in_python_are_checked_too() -> None:
+    with pytest.raises(RequestError, match="batch_size must be at least 1, got 0"):
+        RECIPE.replace(batch_size=0, ghost_batch_size=None)
+    with pytest.raises(RequestError, match=r"optimizer\.lr"):
+        RECIPE.with_lr(math.inf)
+    with pytest.raises(RequestError, match="nesterov must be false where momentum is 0"):
+        Sgd(lr=0.1, nesterov=True)
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: object) -> None:
+    from pathlib import Path
+
+    folder = Path(str(tmp_path))
+    with pytest.raises(RequestError, match=r"cannot read the recipe .*absent.toml: No such file"):
+        read_recipe(folder / "absent.toml")
+    (folder / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RequestError, match="not a text file in UTF-8"):
+        read_recipe(folder / "binary.toml")
+    (folder / "wrong.toml").write_text("batch_size = 3\n")
+    with pytest.raises(RequestError, match=r"wrong.toml: optimizer is missing"):
+        read_recipe(folder / "wrong.toml")
