@@ -1,0 +1,80 @@
+import msgspec
+import pytest
+
+from rebatch.execution import Execution
+from rebatch.recipe import Epochs, Recipe, Sgd, dumps_recipe
+from rebatch.schedule import Constant
+from rebatch.study.plan import RunSpec, make_plan
+from rebatch.study.studies import STUDIES
+from rebatch.study.studies.hoffer_2017 import GAP, LARGE, RA, SAME_EXAMPLES, SMALL
+from rebatch.tasks import TASKS
+from rebatch.transfer import transfer
+
+DIGITS = TASKS["digits/mlp"]
+SPEC = RunSpec(task="digits/mlp", recipe=DIGITS.recipe, seed=0)
+
+
+def test_the_hash_of_a_run_is_fixed_so_that_old_stores_stay_valid() -> None:
+    recipe = Recipe(batch_size=32, optimizer=Sgd(lr=0.05, momentum=0.9), budget=Epochs(20))
+    assert RunSpec(task="digits/mlp", recipe=recipe, seed=0).run_id == "6fcf0c499ff6f74e"
+
+
+def test_fields_at_their_default_do_not_change_the_hash() -> None:
+    recipe = Recipe(batch_size=32, optimizer=Sgd(lr=1.0), budget=Epochs(20.0))
+    spelled = Recipe(
+        batch_size=32,
+        optimizer=Sgd(lr=1, momentum=float("0"), weight_decay=float("0")),
+        budget=Epochs(20),
+        schedule=Constant(warmup=float("0")),
+        last_batch="keep",
+    )
+    ids = {RunSpec(task="t", recipe=each, seed=0, execution=Execution()).run_id for each in (recipe, spelled)}
+    assert len(ids) == 1
+
+
+def test_where_a_recipe_came_from_does_not_change_the_hash_but_its_numbers_do() -> None:
+    moved = transfer(DIGITS.recipe, batch_size=64).recipe
+    forgotten = msgspec.structs.replace(SPEC, recipe=moved.as_tuned())
+    assert msgspec.structs.replace(SPEC, recipe=moved).run_id == forgotten.run_id
+    different = [
+        msgspec.structs.replace(SPEC, seed=1),
+        msgspec.structs.replace(SPEC, recipe=DIGITS.recipe.with_lr(0.1)),
+        msgspec.structs.replace(SPEC, execution=Execution(precision="bfloat16")),
+        msgspec.structs.replace(SPEC, task_digest="other"),
+    ]
+    assert len({SPEC.run_id, *(spec.run_id for spec in different)}) == 5
+
+
+def test_a_spec_survives_json() -> None:
+    spec = msgspec.json.decode(msgspec.json.encode(SPEC), type=RunSpec)
+    assert spec == SPEC
+    assert spec.run_id == SPEC.run_id
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_study_can_be_planned_for_every_task_at_every_scale(study: str, task: str) -> None:
+    for scale in ("quick", "cpu", "paper"):
+        plan = make_plan(STUDIES[study], TASKS[task], scale, execution=Execution())
+        assert len({spec.run_id for spec in plan.specs()}) == len(plan.design.arms) * plan.design.seeds
+        names = {arm.name for arm in plan.design.arms}
+        assert set(plan.design.gap or ()) <= names
+        for arm in plan.design.arms:
+            dumps_recipe(arm.recipe)
+
+
+def test_the_gap_study_compares_what_the_paper_compares() -> None:
+    plan = make_plan(GAP, DIGITS, "quick", execution=Execution())
+    assert [arm.name for arm in plan.design.arms] == [
+        "small_batch",
+        "large_batch",
+        "large_batch+lr",
+        "large_batch+lr+gbn",
+        "large_batch+lr+gbn+ra",
+        "small_batch+same_examples",
+    ]
+    steps = {arm.name: plan.steps(arm) for arm in plan.design.arms}
+    examples = {arm.name: plan.steps(arm) * arm.recipe.batch_size for arm in plan.design.arms}
+    assert steps[RA] == steps[SMALL] == 16 * steps[LARGE]
+    assert examples[RA] == examples[SAME_EXAMPLES] == 16 * examples[SMALL]
+    assert [claim.id for claim in plan.design.claims] == ["H1", "H2", "H3", "H4", "H5", "H4-control"]

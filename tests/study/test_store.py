@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from rebatch.errors import RequestError, RunError
+from rebatch.study.plan import RunSpec
+from rebatch.study.store import Result, Store, pack
+from rebatch.tasks import TASKS
+
+SPEC = RunSpec(task="digits/mlp", recipe=TASKS["digits/mlp"].recipe, seed=0)
+
+
+def test_a_result_comes_back_as_it_was_kept(tmp_path: Path) -> None:
+    hits = np.random.default_rng(0).random(517) < 0.9
+    result = Result(
+        status="done", steps=7, accuracy=100 * float(hits.mean()), test_loss=0.1, correct=pack(hits), test_examples=517
+    )
+    folder = Store(tmp_path / "store", create=True).begin(SPEC)
+    assert folder.result() is None
+    folder.finish(result)
+    found = Store(tmp_path / "store").run(SPEC).result()
+    assert found == result
+    np.testing.assert_array_equal(result.hits(), hits)
+
+
+def test_a_torn_last_row_is_left_out_and_rows_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
+    folder = Store(tmp_path, create=True).begin(SPEC)
+    for step in (1, 2, 4):
+        folder.append({"step": step, "train_loss": 0.5})
+    with (folder.path / "rows.jsonl").open("ab") as file:
+        file.write(b'{"step":8,"trai')
+    assert [row["step"] for row in folder.rows()] == [1, 2, 4]
+    folder.keep_rows(2)
+    folder.append({"step": 4, "train_loss": float("nan")})
+    assert [row["step"] for row in folder.rows()] == [1, 2, 4]
+    assert np.isnan(folder.rows()[-1]["train_loss"])
+
+
+def test_a_run_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
+    store = Store(tmp_path, create=True)
+    with store.begin(SPEC).held() as ours:
+        assert ours
+        with store.run(SPEC).held() as second:
+            assert not second
+    with store.run(SPEC).held() as again:
+        assert again
+
+
+def test_a_store_of_a_newer_format_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "store.json").write_text('{"format": 2}')
+    with pytest.raises(RequestError, match="has format 2, this rebatch reads format 1; use a newer rebatch"):
+        Store(tmp_path, create=True)
+    assert (tmp_path / "store.json").read_text() == '{"format": 2}'
+
+
+def test_places_that_cannot_be_a_store_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="is not a store of runs"):
+        Store(tmp_path / "absent")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RequestError, match="is a file, not a folder"):
+        Store(tmp_path / "file", create=True)
+    with pytest.raises(RequestError, match="a folder with other things in it"):
+        Store(tmp_path, create=True)
+    with pytest.raises(RunError, match="cannot make a store in"):
+        Store(Path("/proc/rebatch"), create=True)
+
+
+def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path) -> None:
+    folder = Store(tmp_path, create=True).begin(SPEC)
+    (folder.path / "result.json").write_bytes(msgspec.json.encode({"status": "perhaps"}))
+    with pytest.raises(RequestError, match=r"cannot read .*result\.json: .*; delete it"):
+        folder.result()
