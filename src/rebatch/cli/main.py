@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
     except RunError as error:
         return _say(error, 1)
     except KeyboardInterrupt:
-        return _say("stopped; what was finished is kept, the same command goes on from here", 130)
+        status = 130
     except BrokenPipeError:  # `rebatch ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -48,9 +48,9 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if hasattr(error, "format_message"):  # Typer's usage errors, whose class moved between releases
             return _say(f"{error.format_message()} (see rebatch --help)", 2)
-        if type(error).__name__ == "Abort":
-            return _say("stopped", 130)
         raise
+    if status == 130:  # Typer turns Ctrl-C into this status itself
+        return _say("stopped; what was finished is kept, the same command goes on from here", 130)
     return status if isinstance(status, int) else 0
 
 

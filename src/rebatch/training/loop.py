@@ -66,7 +66,7 @@ def train(
         model, data, recipe, seed, loss, execution, micro_batch_size, world, observers, checkpoint, allow_batch_norm
     )
     log_spaced, even = (set(steps) for steps in measured_steps(run.total, evaluations))
-    loss_sum, last_row = torch.zeros((), device=run.world.device), run.first
+    loss_sum, last_row = torch.zeros((), dtype=torch.float64, device=run.world.device), run.first
     for step in range(run.first, run.total):
         epoch, start, stop = batch_bounds(step, run.examples, recipe)
         lr = recipe.optimizer.lr * lr_factor(recipe.schedule, step / run.total)

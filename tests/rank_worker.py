@@ -1,0 +1,61 @@
+"""What each process of `training/test_ranks.py` runs: a module of its own, since spawned processes import it by name."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from rebatch.distributed import World
+from rebatch.nn import convert_ghost_batch_norm
+from rebatch.recipe import AdamW, Recipe
+from rebatch.training import Row, evaluate, train
+from toy import FLOAT64, RECIPE, state_of, toy_model, toy_splits
+
+RANKS = 2
+CASES: dict[str, dict[str, Any]] = {
+    "ghosts": {},
+    "mean": {"running": "mean"},
+    "micro-batches too": {"micro_batch_size": 4},
+    "an idle rank": {"train": 35},  # the last batch of 3 is one ghost: nothing is left for the other rank
+    "adamw, summed loss": {"recipe": RECIPE.replace(optimizer=AdamW(lr=0.01, eps=1e-4), loss_reduction="sum")},
+    "no norm": {"norm": False},
+}
+
+
+def run_case(
+    world: World,
+    *,
+    recipe: Recipe = RECIPE,
+    running: Any = "sequential",
+    train_examples: int = 37,
+    norm: bool = True,
+    micro_batch_size: int | None = None,
+) -> tuple[list[Row], dict[str, torch.Tensor], float]:
+    model: nn.Module = convert_ghost_batch_norm(toy_model(norm=norm), 4, running=running)
+    data = toy_splits(train_examples)
+    recipe = recipe.replace(ghost_batch_size=None)
+    rows = train(
+        model, data, recipe, seed=1, execution=FLOAT64, evaluations=3, world=world, micro_batch_size=micro_batch_size
+    )
+    measured = list(rows)
+    test = evaluate(model, data.test, execution=FLOAT64, world=world)
+    assert len(test.correct) == 7
+    return measured, state_of(model), test.loss
+
+
+def options(case: str) -> dict[str, Any]:
+    chosen = dict(CASES[case])
+    chosen["train_examples"] = chosen.pop("train", 37)
+    return chosen
+
+
+def rank_main(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=RANKS)
+    world = World(rank, RANKS)
+    outcomes = {case: run_case(world, **options(case)) for case in CASES}
+    gathered = world.gather(torch.full((rank, 2), float(rank)))
+    torch.save({"outcomes": outcomes, "gathered": gathered}, folder / f"rank{rank}.pt")
+    world.close()

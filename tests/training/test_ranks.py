@@ -1,0 +1,39 @@
+"""Law 1 over ranks: real processes, gloo, DistributedDataParallel. One spawn serves all cases."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from rank_worker import CASES, RANKS, options, rank_main, run_case
+from rebatch.distributed import World
+from toy import assert_same_state
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(rank_main, args=(folder,), nprocs=RANKS)  # type: ignore[no-untyped-call]
+    yield [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(RANKS)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ranks_do_not_change_the_run(case: str, ranks: list[dict[str, Any]]) -> None:
+    rows, weights, test_loss = run_case(World(), **options(case))
+    for rank in range(RANKS):
+        rank_rows, rank_weights, rank_test_loss = ranks[rank]["outcomes"][case]
+        for found, expected in zip(rank_rows, rows, strict=True):
+            assert found == pytest.approx(expected, rel=1e-10)
+        assert_same_state(rank_weights, weights, rtol=1e-10)
+        assert rank_test_loss == pytest.approx(test_loss, rel=1e-12)
+
+
+def test_every_rank_ends_with_the_same_bits(ranks: list[dict[str, Any]]) -> None:
+    for case in CASES:
+        assert_same_state(ranks[0]["outcomes"][case][1], ranks[1]["outcomes"][case][1])
+
+
+def test_gather_joins_uneven_parts_in_rank_order(ranks: list[dict[str, Any]]) -> None:
+    assert ranks[0]["gathered"].tolist() == [[1.0, 1.0]]
