@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 
 import typer
 
@@ -47,11 +48,18 @@ def run(arguments: Sequence[str]) -> int:
         return _say(f"{error.strerror or error}: {error.filename or 'the system refused'}", 1)
     except Exception as error:
         if hasattr(error, "format_message"):  # Typer's usage errors, whose class moved between releases
-            return _say(f"{error.format_message()} (see rebatch --help)", 2)
+            return _say(f"{error.format_message()}{_given(error, arguments)} (see rebatch --help)", 2)
         raise
     if status == 130:  # Typer turns Ctrl-C into this status itself
         return _say("stopped; what was finished is kept, the same command goes on from here", 130)
     return status if isinstance(status, int) else 0
+
+
+def _given(error: Exception, arguments: Sequence[str]) -> str:
+    """`, got 'many'`: the value of the option that a usage error is about, which the parser leaves out."""
+    names = getattr(getattr(error, "param", None), "opts", [])
+    values = [value for name, value in pairwise(arguments) if name in names]
+    return f", got {values[-1]!r}" if values else ""
 
 
 def spread(arguments: Sequence[str], option: str) -> list[str]:

@@ -32,7 +32,8 @@ def study_progress(plan: Plan, store: Store) -> Iterator[Callable[[RunSpec, Mess
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         line = bar.add_task(f"{len(missing)} runs", total=sum(steps[run_id] for run_id in missing))
 
         def on_progress(spec: RunSpec, message: Message) -> None:

@@ -72,7 +72,8 @@ def _folder(spec: RunSpec, store: Path | None, world: World) -> Iterator[RunFold
 def _progress(total: int, world: World) -> Iterator[Callable[[Row], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
     console = Console(stderr=True, quiet=world.rank > 0, highlight=False)
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+    bars = (*columns, TimeRemainingColumn())
+    with Progress(*bars, console=console, transient=True, disable=not console.is_terminal) as bar:
         line = bar.add_task("training", total=total)
         clock = _Clock()
 
@@ -80,7 +81,7 @@ def _progress(total: int, world: World) -> Iterator[Callable[[Row], None]]:
             rate = clock.rate(row["examples"])
             bar.update(line, completed=row["step"], description=f"loss {row['train_loss']:.4f}, {rate:,.0f} examples/s")
             if "validation_accuracy" in row:
-                console.print(_line(row, rate))
+                console.print(_line(row, rate), soft_wrap=True)
 
         yield on_row
 
@@ -114,4 +115,8 @@ def _report(spec: RunSpec, result: Result, rows: list[Row], *, json: bool) -> No
     if result.status == "diverged":
         say(f"diverged after {result.steps:,} steps: the loss is not finite; counts as chance, {result.accuracy:.1f} %")
     else:
-        say(f"test accuracy {result.accuracy:.2f} % after {result.steps:,} steps, {result.seconds:.1f} s")
+        rate = rows[-1]["examples"] / result.seconds
+        say(
+            f"test accuracy {result.accuracy:.2f} % after {result.steps:,} steps, {result.seconds:.1f} s, "
+            f"{rate:,.0f} examples/s with evaluation"
+        )

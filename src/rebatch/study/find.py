@@ -16,6 +16,6 @@ def find_study(reference: str) -> Study:
         return load_from_file(reference, Study)
     if reference not in STUDIES:
         raise RequestError(
-            f"no study named {reference!r}{did_you_mean(reference, STUDIES)}, or give path/to/file.py:name"
+            f"no study named {reference!r}{did_you_mean(reference, STUDIES)} (your own: path/to/file.py:name)"
         )
     return STUDIES[reference]

@@ -25,7 +25,7 @@ def find_task(reference: str) -> Task:
         return TASKS[matches[0]]
     if matches:
         raise RequestError(f"--task {reference!r} could be {' or '.join(matches)}; name one of them")
-    raise RequestError(f"no task named {reference!r}{did_you_mean(reference, TASKS)}, or give path/to/file.py:name")
+    raise RequestError(f"no task named {reference!r}{did_you_mean(reference, TASKS)} (your own: path/to/file.py:name)")
 
 
 def is_file_reference(reference: str) -> bool:
