@@ -235,3 +235,15 @@ def test_the_recipe_turns_batch_norm_into_ghosts_in_place() -> None:
     run(model=model)
     assert isinstance(model[1], GhostBatchNorm1d)
     assert model[1].ghost_batch_size == 4
+
+
+def test_the_golden_run_stays_what_it_was() -> None:
+    # Recorded when the loop was written: a refactor may not move these numbers.
+    rows, weights = run(observers=[WeightDistance()])
+    golden = {
+        "train_loss": 0.8402888800928168,
+        "weight_distance": 0.49970628327105454,
+        "validation_loss": 0.9407229619675714,
+    }
+    assert {name: rows[-1][name] for name in golden} == pytest.approx(golden, rel=1e-9)
+    assert float(weights["1.running_var"].sum()) == pytest.approx(2.8082332114200517, rel=1e-9)

@@ -41,7 +41,8 @@ def execute(
     checkpoint = Checkpointer(folder.checkpoint)
     if world.rank == 0:
         folder.keep_rows(checkpoint.steps())
-    row: Row = {}
+    kept = folder.rows()
+    row: Row = kept[-1] if kept else {}  # stays the last one if the run was killed after its last step
     for row in train(
         model,
         data,

@@ -3,6 +3,7 @@
 from rebatch.training.checkpoint import Checkpointer
 from rebatch.training.evaluation import Evaluation, evaluate
 from rebatch.training.gradients import SummedLoss, cross_entropy
-from rebatch.training.loop import Row, train
+from rebatch.training.loop import train
+from rebatch.training.run import Row
 
 __all__ = ["Checkpointer", "Evaluation", "Row", "SummedLoss", "cross_entropy", "evaluate", "train"]

@@ -1,0 +1,80 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rebatch.recipe import Epochs
+from rebatch.study import execute as module
+from rebatch.study.execute import execute
+from rebatch.study.plan import RunSpec
+from rebatch.study.store import Result, RunFolder, Store
+from rebatch.tasks import TASKS
+from rebatch.training import Checkpointer, Row
+
+TASK = TASKS["digits/mlp"]
+SPEC = RunSpec(task=TASK.name, recipe=TASK.recipe.replace(budget=Epochs(1)), seed=3, evaluations=2)
+
+
+def perform(folder: RunFolder, rows: list[Row] | None = None) -> Result:
+    on_row = [].append if rows is None else rows.append
+    return execute(SPEC, folder, TASK, data_dir=None, environment={"a": 1}, on_row=on_row)
+
+
+def comparable(result: Result | None) -> dict[str, Any]:
+    assert result is not None
+    return {name: getattr(result, name) for name in ("status", "steps", "accuracy", "test_loss", "correct")}
+
+
+@pytest.fixture
+def every_row_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "Checkpointer", lambda path: Checkpointer(path, seconds=0.0))
+
+
+def test_a_run_leaves_rows_a_result_and_no_checkpoint(tmp_path: Path, every_row_a_checkpoint: None) -> None:
+    folder, rows = Store(tmp_path, create=True).begin(SPEC), list[Row]()
+    result = perform(folder, rows)
+    assert folder.rows() == rows
+    assert folder.result() == result
+    assert result.steps == rows[-1]["step"] == 32
+    assert result.hits().mean() * 100 == pytest.approx(result.accuracy)
+    assert result.environment["threads"] == 1
+    assert not folder.checkpoint.exists()
+
+
+@pytest.mark.parametrize("rows_before_the_kill", [1, 3, 17])
+def test_a_run_killed_after_any_row_goes_on_to_the_same_numbers(
+    rows_before_the_kill: int, tmp_path: Path, every_row_a_checkpoint: None
+) -> None:
+    undisturbed = Store(tmp_path / "a", create=True).begin(SPEC)
+    expected = perform(undisturbed)
+    assert len(undisturbed.rows()) == 17
+
+    class Killed(BaseException):
+        pass
+
+    folder, seen = Store(tmp_path / "b", create=True).begin(SPEC), list[Row]()
+
+    def on_row(row: Row) -> None:
+        seen.append(row)
+        if len(seen) == rows_before_the_kill:
+            raise Killed
+
+    with pytest.raises(Killed):
+        execute(SPEC, folder, TASK, data_dir=None, environment={}, on_row=on_row)
+    assert folder.result() is None
+    result = perform(folder)
+    assert comparable(result) == comparable(expected)
+    assert folder.rows() == undisturbed.rows()
+
+
+def test_a_run_killed_between_its_last_step_and_its_result_only_evaluates(
+    tmp_path: Path, every_row_a_checkpoint: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Store(tmp_path, create=True).begin(SPEC)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "finish", lambda self, result: None)
+        expected = perform(folder)
+    assert folder.checkpoint.exists()
+    again = list[Row]()
+    assert comparable(perform(folder, again)) == comparable(expected)
+    assert again == []
