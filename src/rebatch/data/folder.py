@@ -1,0 +1,54 @@
+"""Where published files lie: the data folder, and the files of a set below it."""
+
+import os
+from pathlib import Path
+
+from rebatch.data.catalog import File, Layout, PublishedSet
+
+
+def data_dir(explicit: Path | None) -> Path:
+    """`explicit`, else the environment's REBATCH_DATA, else the user's cache folder (Linux: ~/.cache/rebatch)."""
+    if explicit is not None:
+        return explicit.expanduser()
+    if chosen := os.environ.get("REBATCH_DATA"):
+        return Path(chosen).expanduser()
+    import pooch
+
+    return Path(pooch.os_cache("rebatch"))
+
+
+def find_file(folder: Path, file: File) -> Path | None:
+    """`file` in `folder`: unpacked, else as the `.gz` that was published, else None."""
+    candidates = (folder / file.name, folder / f"{file.name}.gz")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def find_layout(published: PublishedSet, data_dir: Path) -> Layout:
+    """The layout to read: the first that is complete, else the first that has any file, else the first."""
+
+    def there(layout: Layout) -> list[bool]:
+        return [find_file(data_dir / layout.folder, file) is not None for file in layout.files]
+
+    complete = [layout for layout in published.layouts if all(there(layout))]
+    begun = [layout for layout in published.layouts if any(there(layout))]
+    return next(iter(complete + begun), published.layouts[0])
+
+
+def damage(path: Path, file: File) -> str:
+    """`"expected size 60008 bytes, found 1000"` where the size of `path` shows that it is not `file`; else empty.
+
+    A `.gz` that someone packed again has another size than the published one, and is fine if it says that it unpacks
+    to the right one.
+    """
+    found = path.stat().st_size
+    if path.suffix == ".gz":
+        whole = found == file.packed_size or file.size in (None, _unpacked_size(path))
+        return "" if whole else f"expected size {file.packed_size} bytes, found {found}"
+    return "" if file.size in (None, found) else f"expected size {file.size} bytes, found {found}"
+
+
+def _unpacked_size(path: Path) -> int:
+    """What a gzip file's last four bytes, little end first, say of its content's size."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4))
+        return int.from_bytes(file.read(), "little")

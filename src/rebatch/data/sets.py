@@ -1,0 +1,74 @@
+"""Sets of examples that lie whole in memory, on one device."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rebatch import draws
+from rebatch.data.augment import Augmentation, Normalize
+from rebatch.errors import RequestError
+
+Indices = Tensor | NDArray[np.integer] | Sequence[int]
+"""Which examples of a set, as integers."""
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """Examples as published: `inputs` (N, ...), uint8 or float, and `targets` (N,) int64."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __post_init__(self) -> None:
+        if len(self.inputs) != len(self.targets):
+            counts = f"{len(self.inputs)} inputs and {len(self.targets)} targets"
+            raise ValueError(f"inputs and targets must be equally many, got {counts}")
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def to(self, device: torch.device | str) -> "DataSet":
+        """The same examples on `device`."""
+        return DataSet(self.inputs.to(device), self.targets.to(device))
+
+    def subset(self, indices: Indices) -> "DataSet":
+        """A copy of the examples at `indices`, in that order."""
+        chosen = torch.as_tensor(indices, dtype=torch.int64, device=self.targets.device)
+        return DataSet(self.inputs.index_select(0, chosen), self.targets.index_select(0, chosen))
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """What a task trains on, chooses on and is judged on, and how its inputs are prepared.
+
+    Augmentations change training inputs only, in this order, on the inputs as published; `normalize` comes last and for
+    all three splits. Without it inputs go to the model as they are.
+    """
+
+    train: DataSet
+    validation: DataSet
+    test: DataSet
+    augmentations: tuple[Augmentation, ...] = ()
+    normalize: Normalize | None = None
+
+    def to(self, device: torch.device | str) -> "Splits":
+        """The same splits on `device`."""
+        return replace(
+            self, train=self.train.to(device), validation=self.validation.to(device), test=self.test.to(device)
+        )
+
+
+def hold_out(data: DataSet, validation: int, seed: int) -> tuple[DataSet, DataSet]:
+    """Split `data` into (train, validation) with `validation` examples drawn by `seed`; both keep the order of `data`.
+
+    Raises:
+        RequestError: nothing would be left on one side.
+    """
+    if not 0 < validation < len(data):
+        raise RequestError(f"validation must be from 1 to {len(data) - 1} of {len(data)} examples, got {validation}")
+    order = draws.generator(seed, "hold_out").permutation(len(data))
+    return data.subset(np.sort(order[validation:])), data.subset(np.sort(order[:validation]))
