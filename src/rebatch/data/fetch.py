@@ -8,6 +8,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rebatch.data.catalog import Download, Layout, PublishedSet, published_set
 from rebatch.data.folder import damage, find_file, find_layout
@@ -178,7 +179,9 @@ def _unpacked(published: PublishedSet, layout: Layout, archive: Path, workplace:
     """The layout's folder, unpacked in the workplace."""
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(workplace / "unpacked", filter="data")
+            # Python before 3.11.4 has no filters; the checksum has already said that this is the published archive.
+            safely: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            tar.extractall(workplace / "unpacked", **safely)
     except (tarfile.TarError, EOFError) as error:
         raise RunError(f"{archive.name} of {published.name} cannot be unpacked: {error}") from error
     archive.unlink()

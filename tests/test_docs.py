@@ -1,0 +1,84 @@
+"""Every code block of README and docs runs; every public name has a docstring; every doctest holds."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+import shlex
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import rebatch
+from rebatch.cli.main import run
+from rebatch.tasks import TASKS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+# Commands that other tests run, or that need data which tests may not download; all others run here.
+ELSEWHERE = {
+    "rebatch data fetch mnist": "downloads; tests/data/test_fetch.py does it from a local server",
+    "rebatch train large.toml --task mnist/f1": "needs MNIST; tests/cli/test_cli.py does it on digits",
+    "rebatch study run hoffer-gap --task digits": "tests/test_end_to_end.py",
+}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_blocks_of_a_page_run_in_order(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "docs"}
+    for block in blocks(page, "python"):
+        exec(compile(block, str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_of_a_page_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(page, "toml"):
+        (tmp_path / "recipe.toml").write_text(block)
+    for line in "".join(blocks(page, "sh")).splitlines():
+        command = line.partition("#")[0].strip()
+        if command.startswith("scripts/"):
+            assert (ROOT / command.split()[0]).exists()
+        elif command.startswith("rebatch") and command not in ELSEWHERE:
+            assert run(shlex.split(command)[1:]) == 0, command
+
+
+def test_the_recipe_of_the_readme_is_the_papers_regime_for_f1() -> None:
+    (text,) = blocks(ROOT / "README.md", "toml")
+    assert rebatch.loads_recipe(text) == TASKS["mnist/f1"].recipe
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def modules() -> list[ModuleType]:
+    names = [found.name for found in pkgutil.walk_packages(rebatch.__path__, "rebatch.")]
+    return [rebatch, *(importlib.import_module(name) for name in names if not name.endswith("__main__"))]
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda module: module.__name__)
+def test_examples_in_docstrings_hold(module: ModuleType) -> None:
+    assert doctest.testmod(module).failed == 0
+
+
+def test_every_public_name_exists_and_is_documented() -> None:
+    for module in modules():
+        assert module.__doc__, module.__name__
+        for name in getattr(module, "__all__", []):
+            value = getattr(module, name)
+            if inspect.isfunction(value) or inspect.isclass(value):
+                assert inspect.getdoc(value), f"{module.__name__}.{name}"
+        assert list(getattr(module, "__all__", [])) == sorted(getattr(module, "__all__", []))
