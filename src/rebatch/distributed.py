@@ -47,6 +47,11 @@ class World:
         dist.all_gather(parts, padded)
         return torch.cat([part[: int(length)] for part, length in zip(parts, lengths, strict=True)])
 
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.size > 1:
+            dist.barrier()
+
     def close(self) -> None:
         """Leave the process group."""
         if self.size > 1:

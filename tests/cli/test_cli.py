@@ -150,7 +150,8 @@ def test_a_study_is_run_shown_and_reported(tmp_path: Path, capsys: pytest.Captur
     out, err = capsys.readouterr()
     assert "small beats large" in out
     assert "gap closed" in out
-    assert f"report: {store}/report/index.html" in err.replace("\n", "")
+    assert f"report: {store}/report/index.html" in out.replace("\n", "")
+    assert "6 of 6 runs to do, 1 at a time" in err
     assert run(["study", "show", store]) == 0
     shown = capsys.readouterr().out
     assert "2 of 2 diverged" in shown

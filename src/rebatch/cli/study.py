@@ -82,9 +82,10 @@ def run(
     page = write_report(runs, root / "report")
     if json:
         write_json(to_json(summary))
+        note(f"report: {page}")
     else:
         say(study_tables(summary))
-    note(f"report: {page}")
+        say(f"report: {page}")
     if outcome.failed:
         first = next(iter(outcome.failed.values()))
         raise RunError(f"{len(outcome.failed)} runs failed, the first with: {first}; the same command tries them again")
@@ -117,14 +118,22 @@ def show(
 
 
 def _run(plan: "Plan", store: "Store", task: str, jobs: int | None, threads: int, data_dir: Path | None) -> "Outcome":
-    import os
-
+    from rebatch.cli.output import note
     from rebatch.cli.progress import study_progress
     from rebatch.study.engine import run_plan
 
-    count = jobs or max(1, len(os.sched_getaffinity(0)) // threads)
+    count = jobs or max(1, _cores() // threads)
+    missing = sum(store.run(spec).result() is None for spec in plan.specs())
+    note(f"{plan.name}: {missing} of {len(plan.specs())} runs to do, {min(count, max(missing, 1))} at a time")
     with study_progress(plan, store) as on_progress:
         return run_plan(plan, store, task=task, jobs=count, threads=threads, data_dir=data_dir, on_progress=on_progress)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _execution(

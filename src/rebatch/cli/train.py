@@ -24,6 +24,7 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a task with a recipe: progress, loss, accuracy, examples per second."""
+    import msgspec
     import torch
 
     from rebatch.cli.execution import choose_execution
@@ -46,6 +47,8 @@ def train(
         task_digest=file_digest(task),
     )
     world = World.from_environment()
+    if allow_batch_norm and (micro_batch_size is not None or world.size > 1):
+        spec = msgspec.structs.replace(spec, batch_norm_cut=(micro_batch_size or 0, world.size))
     try:
         run(
             spec,

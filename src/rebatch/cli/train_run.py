@@ -58,7 +58,11 @@ def run(
 def _folder(spec: RunSpec, store: Path | None, world: World) -> Iterator[RunFolder]:
     """The run's folder, held by rank 0; a temporary one where nothing is to be kept."""
     with tempfile.TemporaryDirectory() if store is None else nullcontext(store) as root:
-        folder = Store(Path(root), create=True).begin(spec)
+        # Rank 0 makes the folder and holds it; the others only look.
+        if world.rank == 0 or store is None:
+            folder = Store(Path(root), create=True).begin(spec)
+        world.barrier()
+        folder = Store(Path(root)).run(spec)
         if world.rank > 0:
             yield folder
             return

@@ -22,6 +22,8 @@ def study_tables(summary: StudySummary) -> RenderableType:
             f"{summary.title}\n{summary.study} on {summary.task}, scale {summary.scale}, {summary.execution}; {counts}"
         ),
         _arms_table(summary),
+        *(Text(f"{arm.name}: {_note(arm)}") for arm in summary.arms if _note(arm)),
+        Text(),
         *([_claims_table(summary)] if summary.claims else []),
     )
 
@@ -55,17 +57,11 @@ def signed(interval: Interval) -> str:
 
 
 def _arms_table(summary: StudySummary) -> Table:
-    table = borderless("arm", "batch size", "steps", "examples", "n", "accuracy % [95 %]", "gap closed [95 %]", "note")
+    table = borderless("arm", "batch size", "steps", "n", "accuracy % [95 %]", "gap closed [95 %]")
+    table.columns[0].no_wrap = True
     for arm in summary.arms:
         table.add_row(
-            arm.name,
-            f"{arm.batch_size:,}",
-            f"{arm.steps:,}",
-            f"{arm.examples:,}",
-            str(arm.n),
-            percent(arm.accuracy),
-            share(arm.gap_share),
-            _note(arm),
+            arm.name, f"{arm.batch_size:,}", f"{arm.steps:,}", str(arm.n), percent(arm.accuracy), share(arm.gap_share)
         )
     return table
 
@@ -76,13 +72,20 @@ def _note(arm: ArmSummary) -> str:
 
 
 def _claims_table(summary: StudySummary) -> Table:
-    table = borderless("claim", "statement", "effect, points [adjusted]", "published", "verdict")
+    """Published numbers have a column where there are any; `resolves` says what an undecided claim could have seen."""
+    published = any(claim.expected is not None for claim in summary.claims)
+    resolves = any(claim.verdict == "undecided" for claim in summary.claims)
+    extra = [*(["published"] if published else []), *(["resolves"] if resolves else [])]
+    table = borderless("claim", "statement", "effect, points [adjusted]", "verdict", *extra)
     for claim in summary.claims:
-        limit = f" (would see {claim.smallest_detectable:.1f} beyond the margin)" if _finite(claim) else ""
-        verdict = Text(claim.verdict, style=VERDICT_STYLE[claim.verdict]) + Text(limit)
-        table.add_row(claim.id, claim.statement, effect(claim), show(claim.expected), verdict)
+        cells = {"published": show(claim.expected), "resolves": _resolves(claim)}
+        verdict = Text(claim.verdict, style=VERDICT_STYLE[claim.verdict])
+        table.add_row(claim.id, claim.statement, effect(claim), verdict, *(cells[name] for name in extra))
     return table
 
 
-def _finite(claim: ClaimSummary) -> bool:
-    return claim.smallest_detectable is not None and math.isfinite(claim.smallest_detectable)
+def _resolves(claim: ClaimSummary) -> str:
+    """The smallest effect beyond the margin that so many seeds would have seen four times in five."""
+    if claim.smallest_detectable is None or not math.isfinite(claim.smallest_detectable):
+        return ""
+    return f"{claim.smallest_detectable:.1f}"

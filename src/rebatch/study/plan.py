@@ -19,7 +19,11 @@ SCALES: tuple[Scale, ...] = get_args(Scale)
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Everything that changes the numbers of one training. `task_digest` identifies the file of a user's own task."""
+    """Everything that changes the numbers of one training.
+
+    `task_digest` identifies the file of a user's own task. `batch_norm_cut` is (micro_batch_size or 0, ranks) where plain
+    batch norm was allowed to see pieces of the batch; elsewhere cutting a step does not change its numbers.
+    """
 
     task: str
     recipe: Recipe
@@ -27,6 +31,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     execution: Execution = Execution()
     evaluations: int = 20
     task_digest: str = ""
+    batch_norm_cut: tuple[int, int] | None = None
 
     @property
     def run_id(self) -> str:

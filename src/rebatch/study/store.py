@@ -165,7 +165,9 @@ class Store:
 
 def _create(root: Path, marker: Path) -> None:
     try:
-        if root.exists() and any(root.iterdir()):
+        # A second engine may be making the same store right now: its half-written marker is nobody's other things.
+        others = [found for found in root.glob("*") if not found.name.startswith(".store.json")]
+        if others and not marker.exists():
             raise RequestError(f"{root} is a folder with other things in it, not a store of runs; name another folder")
         write_whole(marker, msgspec.json.encode({"format": FORMAT}))
     except (NotADirectoryError, FileExistsError):

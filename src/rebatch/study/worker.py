@@ -72,6 +72,7 @@ def _attempt(job: Job, pipe: Connection, environment: Mapping[str, Any]) -> Mess
 
 
 def _do(job: Job, pipe: Connection, environment: Mapping[str, Any]) -> Message:
+    from rebatch.distributed import World
     from rebatch.study.execute import execute
     from rebatch.study.store import Store
     from rebatch.tasks import find_task
@@ -87,6 +88,7 @@ def _do(job: Job, pipe: Connection, environment: Mapping[str, Any]) -> Message:
                 find_task(job.task),
                 data_dir=job.data_dir,
                 environment=environment,
+                world=World.from_environment(),
                 on_row=lambda row: pipe.send(Message("steps", int(row["step"]))),
             )
     return Message("done")
