@@ -1,6 +1,6 @@
 """A task of your own: `rebatch study run hoffer-gap --task examples/my_task.py:tumors`.
 
-A task is a model, data in three splits and the recipe that was tuned for them. Here: 569 tumors described by 30 numbers.
+A task is a model, data in three splits and the recipe tuned for them. Here: 569 tumors described by 30 numbers.
 """
 
 from pathlib import Path
@@ -25,8 +25,8 @@ def load(_: Path, seed: int) -> Splits:
     inputs = torch.tensor(numbers[order], dtype=torch.float32)
     targets = torch.tensor(labels[order], dtype=torch.int64)
     inputs = (inputs - inputs[:384].mean(0)) / inputs[:384].std(0)
-    parts = (slice(0, 384), slice(384, 448), slice(448, None))
-    return Splits(*(DataSet(inputs[part], targets[part]) for part in parts))
+    data = DataSet(inputs, targets)
+    return Splits(data.subset(range(384)), data.subset(range(384, 448)), data.subset(range(448, 569)))
 
 
 tumors = Task(

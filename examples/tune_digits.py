@@ -10,6 +10,7 @@ import argparse
 import json
 import statistics
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     output = parser.parse_args().output
     torch.set_num_threads(1)
-    table = []
+    table: list[dict[str, Any]] = []
     for lr in LEARNING_RATES:
         values = [validation_accuracy(lr, seed) for seed in SEEDS]
         mean, spread = statistics.mean(values), statistics.stdev(values)

@@ -1,4 +1,4 @@
-"""What each process of `training/test_ranks.py` runs: a module of its own, since spawned processes import it by name."""
+"""What each process of `training/test_ranks.py` runs: a module of its own, which spawned processes can import."""
 
 from pathlib import Path
 from typing import Any

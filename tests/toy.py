@@ -26,8 +26,8 @@ def toy_splits(train: int = 37) -> Splits:
     numbers = draws.generator(0, "toy").normal(size=(train + 18, 5))
     inputs = torch.from_numpy(numbers)
     targets = (inputs[:, :3] + 0.3 * inputs[:, 2:]).argmax(1)
-    parts = [slice(0, train), slice(train, train + 11), slice(train + 11, None)]
-    return Splits(*(DataSet(inputs[part], targets[part]) for part in parts))
+    data, held = DataSet(inputs, targets), train + 11
+    return Splits(data.subset(range(train)), data.subset(range(train, held)), data.subset(range(held, held + 7)))
 
 
 def toy_model(*, norm: bool = True, dropout: float = 0.0) -> nn.Sequential:
@@ -47,6 +47,4 @@ def assert_same_state(found: dict[str, torch.Tensor], expected: dict[str, torch.
     """Equal names and values, bit for bit unless `rtol` says otherwise."""
     assert found.keys() == expected.keys()
     for name in expected:
-        torch.testing.assert_close(
-            found[name], expected[name], rtol=rtol, atol=rtol * 1e-2, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(found[name], expected[name], rtol=rtol, atol=rtol * 1e-2, msg=f"{name} differs")

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +37,9 @@ def numbers(store: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any]]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     store = tmp_path_factory.mktemp("undisturbed") / "store"
-    yield store, finish(store, "--jobs", "2")
+    return store, finish(store, "--jobs", "2")
 
 
 def test_all_runs_are_done_and_a_diverged_one_counts_at_chance(undisturbed: tuple[Path, dict[str, Any]]) -> None:

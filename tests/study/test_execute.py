@@ -16,8 +16,8 @@ SPEC = RunSpec(task=TASK.name, recipe=TASK.recipe.replace(budget=Epochs(1)), see
 
 
 def perform(folder: RunFolder, rows: list[Row] | None = None) -> Result:
-    on_row = [].append if rows is None else rows.append
-    return execute(SPEC, folder, TASK, data_dir=None, environment={"a": 1}, on_row=on_row)
+    seen: list[Row] = [] if rows is None else rows
+    return execute(SPEC, folder, TASK, data_dir=None, environment={"a": 1}, on_row=seen.append)
 
 
 def comparable(result: Result | None) -> dict[str, Any]:

@@ -1,11 +1,10 @@
 """Law 1 over ranks: real processes, gloo, DistributedDataParallel. One spawn serves all cases."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from rank_worker import CASES, RANKS, options, rank_main, run_case
 from rebatch.distributed import World
@@ -13,10 +12,10 @@ from toy import assert_same_state
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, Any]]]:
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(rank_main, args=(folder,), nprocs=RANKS)  # type: ignore[no-untyped-call]
-    yield [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(RANKS)]
+    spawn(rank_main, args=(folder,), nprocs=RANKS)  # type: ignore[no-untyped-call]
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(RANKS)]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -21,8 +21,8 @@ SCALES: tuple[Scale, ...] = get_args(Scale)
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Everything that changes the numbers of one training.
 
-    `task_digest` identifies the file of a user's own task. `batch_norm_cut` is (micro_batch_size or 0, ranks) where plain
-    batch norm was allowed to see pieces of the batch; elsewhere cutting a step does not change its numbers.
+    `task_digest` identifies the file of a user's own task. `batch_norm_cut` is (micro_batch_size or 0, ranks) where
+    plain batch norm was allowed to see pieces of the batch; elsewhere cutting a step does not change its numbers.
     """
 
     task: str
