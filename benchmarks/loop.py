@@ -102,7 +102,7 @@ def main() -> None:
     if output is not None:
         about = {"command": f"python benchmarks/loop.py --output {output}", "threads": 1, "seed": 0}
         output.parent.mkdir(parents=True, exist_ok=True)
-        document = {**about, "date": time.strftime("%Y-%m-%d"), **environment(), "limit": 1.05, "cases": table}
+        document = {**about, **environment(), "limit": 1.05, "cases": table}
         output.write_text(json.dumps(document, indent=2) + "\n")
 
 

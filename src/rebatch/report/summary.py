@@ -1,6 +1,7 @@
 """From a plan and the results in its store to the numbers that tables, figures and `--json` show."""
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -62,7 +63,10 @@ class Runs(msgspec.Struct, frozen=True):
 
 
 class StudySummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What `rebatch study run --json` and `rebatch study show --json` print."""
+    """What `rebatch study run --json` and `rebatch study show --json` print.
+
+    `seconds` is the time of all runs added up; `environments` are the distinct ones they were computed in.
+    """
 
     study: str
     task: str
@@ -74,6 +78,9 @@ class StudySummary(msgspec.Struct, frozen=True, kw_only=True):
     claims: tuple[ClaimSummary, ...]
     runs: Runs
     command: str
+    seeds: tuple[int, ...]
+    seconds: float
+    environments: tuple[Mapping[str, Any], ...]
 
 
 def summarize(plan: Plan, store: Store, *, failed: int = 0, reused: int | None = None) -> StudySummary:
@@ -93,12 +100,19 @@ def summarize(plan: Plan, store: Store, *, failed: int = 0, reused: int | None =
         claims=_claims(plan, outcomes),
         runs=Runs(len(finished) - diverged, diverged, failed, len(finished) if reused is None else reused),
         command=plan.command,
+        seeds=tuple(range(plan.design.seeds)),
+        seconds=round(sum(result.seconds for result in finished), 1),
+        environments=tuple(_distinct([result.environment for result in finished])),
     )
 
 
 def to_json(summary: StudySummary) -> bytes:
     """One JSON document; what is not finite (an interval without an end) is null."""
     return msgspec.json.format(msgspec.json.encode(summary), indent=2)
+
+
+def _distinct(environments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [each for index, each in enumerate(environments) if each not in environments[:index]]
 
 
 def _outcome(plan: Plan, found: dict[int, Result]) -> ArmOutcome:

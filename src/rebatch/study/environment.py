@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import rebatch
 
 
 def environment() -> dict[str, Any]:
-    """Versions, processor, commit. Device, threads and ranks are added where they are known."""
+    """Date, versions, processor, commit. Device, threads and ranks are added where they are known."""
     packages = {name: version(name) for name in ("torch", "numpy", "scipy", "scikit-learn")}
     return {
+        "date": time.strftime("%Y-%m-%d"),
         "rebatch": rebatch.__version__,
         "commit": _commit(),
         "python": platform.python_version(),
