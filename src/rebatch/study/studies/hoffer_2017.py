@@ -39,8 +39,8 @@ _OTHERS: dict[Scale, _Size] = {"quick": _Size(0.1, 3), "cpu": _Size(1, 3), "pape
 
 # Why so many seeds: what they resolve on digits, and what the time allows elsewhere.
 _DIGITS_SEEDS = (
-    "paired differences of arms vary by 0.4 to 1.4 points between seeds on digits (a first look at 5 seeds), so 5 seeds "
-    "resolve 1.2 to 3.4 points beyond the margin and 20 seeds 0.3 to 0.8 (probability 0.8, intervals adjusted)"
+    "paired differences of arms vary by 0.4 to 1.4 points between seeds on digits (a first look at 5 seeds), so 5 "
+    "seeds resolve 1.2 to 3.4 points beyond the margin and 20 seeds 0.3 to 0.8 (probability 0.8, intervals adjusted)"
 )
 _OTHER_SEEDS = "as many as the time of this scale allows; the smallest effect that they resolve stands by each verdict"
 
