@@ -1,30 +1,48 @@
-"""From `--precision` and the task to an `Execution`; only "auto" imports torch, to measure."""
+"""From `--precision`, `--channels-last`, `--compile` and the task to an `Execution`; only "auto" imports torch."""
 
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, get_args
+
+import msgspec
+import typer
 
 from rebatch.errors import RequestError, did_you_mean
 from rebatch.execution import Execution, Precision
 from rebatch.tasks import Task
 
+PrecisionName = Annotated[
+    str | None, typer.Option("--precision", help="float32, bfloat16, float64, or auto: measured here.")
+]
+ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="Images and weights in channels-last layout.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the model; worth its minutes on long runs only.")]
+
 
 def choose_execution(
-    task: Task, precision: str | None, threads: int, data_dir: Path | None, *, compile_model: bool = False
+    task: Task, precision: str | None, threads: int, data_dir: Path | None, *, channels_last: bool, compiled: bool
 ) -> Execution:
-    """As the user says, else as the task says; "auto" measures on this machine."""
+    """As the user says, else as the task says; "auto" measures precision and memory format on this machine."""
     asked = precision or ("auto" if task.execution == "auto" else None)
-    if asked is None:
+    chosen = _measured(task, threads, data_dir) if asked == "auto" else _named(task, asked)
+    if channels_last:
+        chosen = msgspec.structs.replace(chosen, memory_format="channels_last")
+    return msgspec.structs.replace(chosen, compile=compiled)
+
+
+def _measured(task: Task, threads: int, data_dir: Path | None) -> Execution:
+    from rebatch.cli.output import note
+    from rebatch.study.choose import fastest
+
+    choice, rates = fastest(task, data_dir, threads=threads)
+    measured = "; ".join(f"{each.describe()}: {rate:,.0f}" for each, rate in rates.items())
+    note(f"measured examples per second: {measured}; chosen: {choice.describe()}")
+    return choice
+
+
+def _named(task: Task, precision: str | None) -> Execution:
+    if precision is None:
         assert isinstance(task.execution, Execution)
         return task.execution
-    if asked == "auto":
-        from rebatch.cli.output import note
-        from rebatch.study.choose import fastest
-
-        choice, rates = fastest(task, data_dir, threads=threads)
-        measured = "; ".join(f"{each.describe()}: {rate:,.0f}" for each, rate in rates.items())
-        note(f"measured examples per second: {measured}; chosen: {choice.describe()}")
-        return choice
     known = get_args(Precision)
-    if asked not in known:
-        raise RequestError(f"--precision {asked!r} is unknown{did_you_mean(asked, [*known, 'auto'])}")
-    return Execution(precision=asked, compile=compile_model)  # type: ignore[arg-type]
+    if precision not in known:
+        raise RequestError(f"--precision {precision!r} is unknown{did_you_mean(precision, [*known, 'auto'])}")
+    return Execution(precision=precision)  # type: ignore[arg-type]

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rebatch.cli.execution import ChannelsLast, Compile, PrecisionName, choose_execution
 from rebatch.cli.options import DataDir, Json, TaskName
 
 if TYPE_CHECKING:
-    from rebatch.execution import Execution
     from rebatch.study.engine import Outcome
     from rebatch.study.plan import Plan
     from rebatch.study.store import Store
-    from rebatch.tasks import Task
 
 app = typer.Typer(help="Studies: questions with arms, seeds and verdicts.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -44,7 +43,9 @@ def run(
     scale: Annotated[str, typer.Option(help="quick, cpu or paper.")] = "quick",
     jobs: Annotated[int | None, typer.Option(help="Worker processes; one per core by default.", min=1)] = None,
     threads: Annotated[int, typer.Option(help="Threads of each worker.", min=1)] = 1,
-    precision: Annotated[str | None, typer.Option(help="float32, bfloat16, or auto: measured here.")] = None,
+    precision: PrecisionName = None,
+    channels_last: ChannelsLast = False,
+    compiled: Compile = False,
     store: Annotated[Path | None, typer.Option(help="Where runs are kept.")] = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -67,7 +68,13 @@ def run(
     root_name = plan_name(study.name, found.name, scale)
     root = store or Path("rebatch-store") / root_name
     runs = Store(root, create=True)
-    execution = _execution(found, runs.plan(root_name), precision, threads, data_dir)
+    earlier = runs.plan(root_name)
+    if earlier is not None and precision is None and not (channels_last or compiled):
+        execution = earlier.execution  # a new measurement could choose otherwise and orphan the runs
+    else:
+        execution = choose_execution(
+            found, precision, threads, data_dir, channels_last=channels_last, compiled=compiled
+        )
     plan = make_plan(
         study,
         found,
@@ -134,14 +141,3 @@ def _cores() -> int:
     import os
 
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _execution(
-    task: "Task", earlier: "Plan | None", precision: str | None, threads: int, data_dir: Path | None
-) -> "Execution":
-    """How runs are computed: as the user says, else as the store's earlier plan was, else as the task says."""
-    from rebatch.cli.execution import choose_execution
-
-    if precision is None and earlier is not None:
-        return earlier.execution
-    return choose_execution(task, precision, threads, data_dir)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from rebatch.cli.execution import ChannelsLast, Compile, PrecisionName, choose_execution
 from rebatch.cli.options import DataDir, Json, TaskName
 
 
@@ -16,8 +17,9 @@ def train(
     allow_batch_norm: Annotated[
         bool, typer.Option("--allow-batch-norm", help="Accept plain batch norm over micro-batches or ranks.")
     ] = False,
-    precision: Annotated[str | None, typer.Option(help="float32, bfloat16, or auto: measured here.")] = "float32",
-    compile_model: Annotated[bool, typer.Option("--compile", help="Compile the model.")] = False,
+    precision: PrecisionName = "float32",
+    channels_last: ChannelsLast = False,
+    compiled: Compile = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads; torch's choice by default.", min=1)] = None,
     store: Annotated[Path | None, typer.Option(help="Keep rows, checkpoint and result here, and resume.")] = None,
     data_dir: DataDir = None,
@@ -27,7 +29,6 @@ def train(
     import msgspec
     import torch
 
-    from rebatch.cli.execution import choose_execution
     from rebatch.cli.train_run import run
     from rebatch.distributed import World
     from rebatch.recipe import read_recipe
@@ -38,7 +39,9 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     found = find_task(task)
-    execution = choose_execution(found, precision, torch.get_num_threads(), data_dir, compile_model=compile_model)
+    execution = choose_execution(
+        found, precision, torch.get_num_threads(), data_dir, channels_last=channels_last, compiled=compiled
+    )
     spec = RunSpec(
         task=found.name,
         recipe=read_recipe(recipe).as_tuned(),

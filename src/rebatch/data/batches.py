@@ -20,7 +20,6 @@ class BatchSource:
         augmentations: applied in this order to the inputs as published.
         normalize: applied last; without it inputs keep their dtype.
         seed: the run's seed.
-        memory_format: layout of image batches (B, C, H, W); other inputs are left alone.
 
     Raises:
         ValueError: two augmentations would use the same draws.
@@ -33,13 +32,12 @@ class BatchSource:
         normalize: Normalize | None = None,
         *,
         seed: int,
-        memory_format: torch.memory_format | None = None,
     ) -> None:
         purposes = [augmentation.purpose for augmentation in augmentations]
         if len(set(purposes)) < len(purposes):
             raise ValueError(f"augmentations must have purposes of their own, got {', '.join(purposes)}")
         self._data, self._augmentations, self._normalize = data, tuple(augmentations), normalize
-        self._seed, self._memory_format = seed, memory_format
+        self._seed = seed
         self._epoch: int | None = None
         self._tables: list[Tensor] = []
 
@@ -50,7 +48,7 @@ class BatchSource:
         inputs = self._data.inputs.index_select(0, indices)  # 4,096 images: 2 ms; inputs[indices] takes 8
         for augmentation, table in zip(self._augmentations, self._tables, strict=True):
             inputs = augmentation.apply(inputs, table.index_select(0, indices))
-        return self._laid_out(_normalized(inputs, self._normalize)), self._data.targets.index_select(0, indices)
+        return _normalized(inputs, self._normalize), self._data.targets.index_select(0, indices)
 
     def _draw(self, epoch: int) -> None:
         if epoch == self._epoch:
@@ -61,11 +59,6 @@ class BatchSource:
     def _table(self, augmentation: Augmentation, epoch: int) -> Tensor:
         table = augmentation.draw(draws.generator(self._seed, augmentation.purpose, epoch), len(self._data))
         return torch.from_numpy(table).to(self._data.targets.device)
-
-    def _laid_out(self, inputs: Tensor) -> Tensor:
-        if self._memory_format is None or inputs.dim() != 4:
-            return inputs
-        return inputs.contiguous(memory_format=self._memory_format)
 
 
 def prepare(data: DataSet, which: slice | Tensor, normalize: Normalize | None) -> tuple[Tensor, Tensor]:

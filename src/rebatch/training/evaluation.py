@@ -13,7 +13,7 @@ from rebatch.data.batches import prepare
 from rebatch.data.sets import DataSet
 from rebatch.distributed import World
 from rebatch.execution import Execution
-from rebatch.training.gradients import SummedLoss, autocast, cross_entropy, with_dtype
+from rebatch.training.gradients import SummedLoss, as_executed, autocast, cross_entropy
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def evaluate(
     with _evaluating(model), autocast(execution, world.device.type):
         for first in range(start, stop, batch_size):
             inputs, targets = prepare(data, slice(first, min(first + batch_size, stop)), normalize)
-            outputs = model(with_dtype(inputs, execution))
+            outputs = model(as_executed(inputs, execution))
             total += loss(outputs, targets).double()
             correct.append(outputs.argmax(1) == targets)
     hits = world.gather(torch.cat(correct).to(torch.uint8)).bool().cpu()

@@ -135,7 +135,7 @@ class StepGradient:
         inputs, targets = self._batches.batch(epoch, indices)
         with self._synchronizing(is_last), self._observed(len(indices)):
             with autocast(self._execution, self._device):
-                loss = self._loss(self._network(with_dtype(inputs, self._execution)), targets)
+                loss = self._loss(self._network(as_executed(inputs, self._execution)), targets)
             (loss * scale).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
@@ -176,6 +176,10 @@ def autocast(execution: Execution, device: str) -> AbstractContextManager[object
     return nullcontext()
 
 
-def with_dtype(inputs: Tensor, execution: Execution) -> Tensor:
-    """Inputs of a float64 run in float64; integers (tokens) and others as they are."""
-    return inputs.double() if execution.precision == "float64" and inputs.is_floating_point() else inputs
+def as_executed(inputs: Tensor, execution: Execution) -> Tensor:
+    """Inputs (B, ...) as the run computes: float64 for float64, images (B, C, H, W) in the memory format asked for."""
+    if execution.precision == "float64" and inputs.is_floating_point():
+        inputs = inputs.double()
+    if execution.memory_format == "channels_last" and inputs.dim() == 4:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    return inputs

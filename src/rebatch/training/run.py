@@ -117,9 +117,8 @@ class Run:
         torch.set_rng_state(state["random"])
 
     def _gradient(self) -> StepGradient:
-        layout = torch.channels_last if self.execution.memory_format == "channels_last" else None
         data = self.data
-        batches = BatchSource(data.train, data.augmentations, data.normalize, seed=self.seed, memory_format=layout)
+        batches = BatchSource(data.train, data.augmentations, data.normalize, seed=self.seed)
         network = _wrapped(self.model, self.execution, self.world)
         return StepGradient(network, self.loss, batches, self.cutting, self.execution, self.observers)
 

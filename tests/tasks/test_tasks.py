@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from rebatch.errors import RequestError
+from rebatch.tasks import TASKS, Task, find_task
+from rebatch.tasks.find import file_digest, load_from_file
+
+
+def parameters(task: Task) -> int:
+    return sum(parameter.numel() for parameter in task.model().parameters())
+
+
+def test_f1_has_the_published_number_of_parameters() -> None:
+    assert parameters(TASKS["mnist/f1"]) == parameters(TASKS["fashion-mnist/f1"]) == 1_462_794
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_model_depends_on_the_seed_alone_and_leaves_torchs_generator_alone(name: str) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first, again, other = (TASKS[name].model(seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    for a, b in zip(first.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(next(first.parameters()), next(other.parameters()))
+
+
+def test_the_seed_draws_the_split_of_digits_and_no_example_is_in_two_parts() -> None:
+    task = TASKS["digits/mlp"]
+    splits = [task.data(seed) for seed in (0, 0, 1)]
+    assert torch.equal(splits[0].test.inputs, splits[1].test.inputs)
+    assert not torch.equal(splits[0].test.inputs, splits[2].test.inputs)
+    parts = (splits[0].train, splits[0].validation, splits[0].test)
+    assert [len(part) for part in parts] == [1024, 256, 517]
+    rows = {tuple(row.tolist()) for part in parts for row in part.inputs}
+    assert len(rows) == 1797  # scikit-learn's digits hold no image twice, so any overlap would show
+    assert torch.cat([part.inputs for part in parts]).max() == 1.0
+
+
+def test_names_may_be_short_where_they_are_unique() -> None:
+    assert find_task("digits") is find_task("digits/mlp") is TASKS["digits/mlp"]
+    assert find_task("fashion-mnist") is TASKS["fashion-mnist/f1"]
+    with pytest.raises(RequestError, match="no task named 'mnst/f1'; did you mean 'mnist/f1'"):
+        find_task("mnst/f1")
+
+
+def user_file(folder: Path, text: str) -> Path:
+    path = folder / "mine.py"
+    path.write_text(text)
+    return path
+
+
+def test_a_users_file_is_run_once_asked_and_its_faults_are_one_line(tmp_path: Path) -> None:
+    path = user_file(tmp_path, "from rebatch.tasks import TASKS\nmine = TASKS['digits/mlp']\nnumber = 3\n")
+    assert load_from_file(f"{path}:mine", Task) is TASKS["digits/mlp"]
+    with pytest.raises(RequestError, match="has no 'mien'; did you mean 'mine'"):
+        find_task(f"{path}:mien")
+    with pytest.raises(RequestError, match="must be a rebatch Task, it is a int"):
+        find_task(f"{path}:number")
+    with pytest.raises(RequestError, match="cannot be run: ZeroDivisionError"):
+        find_task(f"{user_file(tmp_path, '1 / 0')}:mine")
+    with pytest.raises(RequestError, match="cannot be run: SyntaxError"):
+        find_task(f"{user_file(tmp_path, 'def')}:mine")
+    with pytest.raises(RequestError, match=r"no file .*absent\.py"):
+        find_task(f"{tmp_path / 'absent.py'}:mine")
+
+
+def test_a_changed_file_is_another_task_to_the_store(tmp_path: Path) -> None:
+    first = file_digest(f"{user_file(tmp_path, 'a = 1')}:a")
+    second = file_digest(f"{user_file(tmp_path, 'a = 2')}:a")
+    assert first != second
+    assert file_digest("digits/mlp") == ""
+
+
+def test_a_task_whose_data_is_not_what_it_promises_is_refused() -> None:
+    import dataclasses
+
+    wrong = dataclasses.replace(TASKS["digits/mlp"], train=1000)
+    with pytest.raises(ValueError, match=r"promises splits of \(1000, 256, 517\) examples, its data has \(1024"):
+        wrong.data()
