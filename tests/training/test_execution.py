@@ -60,7 +60,7 @@ def test_channels_last_reaches_weights_and_inputs() -> None:
     model = nn.Sequential(Spy(), network)
     next(train(model, image_splits(), IMAGES, seed=1, execution=Execution(memory_format="channels_last")))
     assert seen == [True, True]  # a step and an evaluation
-    assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert next(network.parameters()).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_bfloat16_computes_in_bfloat16_over_float32_weights() -> None:
