@@ -51,12 +51,12 @@ def by_hand(model: nn.Module, data: Splits, recipe: Recipe) -> None:
     tables = [(a, torch.from_numpy(a.draw(draws.generator(0, a.purpose, 0), EXAMPLES))) for a in data.augmentations]
     order = torch.from_numpy(draws.order(0, 0, EXAMPLES))
     for step in range(STEPS):
+        optimizer.zero_grad()  # first, as ours does: freed before the forward pass needs memory
         chosen = order[step * 128 : (step + 1) * 128]
         batch = inputs.index_select(0, chosen)
         for augmentation, table in tables:
             batch = augmentation.apply(batch, table.index_select(0, chosen))
         loss = F.cross_entropy(model(normalize(batch)), targets.index_select(0, chosen))
-        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.param_groups[0]["lr"] = 0.1 * lr_factor(recipe.schedule, step / STEPS)

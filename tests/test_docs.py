@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 import shlex
@@ -82,3 +83,16 @@ def test_every_public_name_exists_and_is_documented() -> None:
             if inspect.isfunction(value) or inspect.isclass(value):
                 assert inspect.getdoc(value), f"{module.__name__}.{name}"
         assert list(getattr(module, "__all__", [])) == sorted(getattr(module, "__all__", []))
+
+
+def test_the_table_of_the_readme_is_what_the_kept_result_says() -> None:
+    """Every row of the demo's table, and every verdict, stands in results/ as the README prints it."""
+    kept = json.loads((ROOT / "results" / "hoffer-gap" / "digits-mlp-quick.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    for arm in kept["arms"]:
+        accuracy = arm["accuracy"]
+        shown = f"{accuracy['mean']:.2f} [{accuracy['low']:.2f}, {accuracy['high']:.2f}]"
+        assert re.search(rf"^{re.escape(arm['name'])} +{arm['batch_size']} .*{re.escape(shown)}", readme, re.MULTILINE)
+    for claim in kept["claims"]:
+        assert re.search(rf"^{re.escape(claim['id'])} .*{claim['verdict']}", readme, re.MULTILINE), claim["id"]
+    assert kept["command"] == "rebatch study run hoffer-gap --task digits --json"
