@@ -1,5 +1,7 @@
 """What each process of `training/test_ranks.py` runs: a module of its own, which spawned processes can import."""
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from torch import nn
 from rebatch.distributed import World
 from rebatch.nn import convert_ghost_batch_norm
 from rebatch.recipe import AdamW, Recipe
-from rebatch.training import Row, evaluate, train
+from rebatch.training import Checkpointer, Row, evaluate, train
 from toy import FLOAT64, RECIPE, state_of, toy_model, toy_splits
 
 RANKS = 2
@@ -51,11 +53,32 @@ def options(case: str) -> dict[str, Any]:
     return chosen
 
 
+def plain_batch_norm(world: World) -> dict[str, torch.Tensor]:
+    """Plain batch norm over ranks, as the user allowed: what each rank ends with."""
+    model, recipe = toy_model(), RECIPE.replace(ghost_batch_size=None)
+    list(train(model, toy_splits(), recipe, seed=1, execution=FLOAT64, world=world, allow_batch_norm=True))
+    return state_of(model)
+
+
+def resumed(world: World, folder: Path) -> tuple[list[Row], list[Row]]:
+    """Rows of a run with dropout that nobody disturbs, and of one that stops after four rows and resumes."""
+
+    def rows(checkpoint: Checkpointer | None) -> Iterator[Row]:
+        model = toy_model(dropout=0.3)
+        return train(model, toy_splits(), RECIPE, seed=1, execution=FLOAT64, world=world, checkpoint=checkpoint)
+
+    undisturbed, path = list(rows(None)), folder / "checkpoint.pt"
+    first = list(islice(rows(Checkpointer(path, seconds=0.0)), 5))[:4]  # the state after row 4 was saved before row 5
+    world.barrier()
+    return undisturbed, first + list(rows(Checkpointer(path, seconds=1e9)))
+
+
 def rank_main(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=RANKS)
     world = World(rank, RANKS)
     outcomes = {case: run_case(world, **options(case)) for case in CASES}
+    alike, rows = plain_batch_norm(world), resumed(world, folder)
     gathered = world.gather(torch.full((rank, 2), float(rank)))
-    torch.save({"outcomes": outcomes, "gathered": gathered}, folder / f"rank{rank}.pt")
+    torch.save({"outcomes": outcomes, "gathered": gathered, "plain": alike, "resumed": rows}, folder / f"rank{rank}.pt")
     world.close()

@@ -17,7 +17,7 @@ def test_the_large_batch_loses_accuracy_and_regime_adaptation_brings_it_back(
     document = json.loads(capsys.readouterr().out)
     assert document["runs"] == {"done": 12, "diverged": 0, "failed": 0, "reused": 0}
     accuracy = {arm["name"]: arm["accuracy"]["mean"] for arm in document["arms"]}
-    # Fixed seeds, so no luck is involved; 20 seeds give a gap of 3 points with a standard error of 0.3.
+    # Fixed seeds, so no luck is involved. Twenty seeds: 2.97 [2.42, 3.52], results/hoffer-gap/digits-mlp-cpu.json.
     assert accuracy["small_batch"] > 97
     assert accuracy["small_batch"] - accuracy["large_batch"] > 1
     assert accuracy["large_batch+lr"] > accuracy["large_batch"]

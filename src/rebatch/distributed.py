@@ -1,6 +1,7 @@
 """Which rank am I, of how many? Every reduction is a no-op alone, so one code serves one process and many."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -22,10 +23,12 @@ class World:
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         cuda = torch.cuda.is_available()
         device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+        if cuda:
+            torch.cuda.set_device(device)
         if "WORLD_SIZE" not in os.environ:
             return cls(device=device)
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if cuda else "gloo")
+            dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
         return cls(dist.get_rank(), dist.get_world_size(), device)
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -46,6 +49,12 @@ class World:
         parts = [torch.empty_like(padded) for _ in range(self.size)]
         dist.all_gather(parts, padded)
         return torch.cat([part[: int(length)] for part, length in zip(parts, lengths, strict=True)])
+
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Give every rank the tensors of rank 0, in place."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
 
     def barrier(self) -> None:
         """Wait until every rank is here."""

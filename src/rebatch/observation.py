@@ -54,6 +54,7 @@ class _Every(Observer):
         self._seen = 0
 
     def start(self, model: nn.Module) -> None:
+        self._seen = 0
         self.observer.start(model)
 
     def micro_batch(self, gradients: Sequence[Tensor | None], examples: int) -> None:

@@ -105,9 +105,11 @@ def test_a_weight_without_a_bias_stays_so() -> None:
     assert layer.weight.grad is not None
 
 
-def test_converting_again_changes_the_ghost_size() -> None:
+def test_converting_again_changes_the_ghost_size_and_keeps_how_ghosts_run_unless_told() -> None:
     layer = convert_ghost_batch_norm(GhostBatchNorm1d(3, 5, running="mean"), 7)
-    assert (layer.ghost_batch_size, layer.running) == (7, "sequential")
+    assert (layer.ghost_batch_size, layer.running) == (7, "mean")
+    assert convert_ghost_batch_norm(layer, 7, running="sequential").running == "sequential"
+    assert convert_ghost_batch_norm(nn.BatchNorm1d(3), 7).running == "sequential"
 
 
 def test_reverting_a_model_without_ghosts_changes_nothing() -> None:

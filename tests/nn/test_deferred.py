@@ -160,3 +160,16 @@ def test_a_compiled_model_defers_without_a_graph_break() -> None:
         for part in examples().split([10, 8]):  # type: ignore[no-untyped-call]
             compiled(part)
     assert_close(parts.state_dict(), whole.state_dict(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # torch's own, as inductor loads
+def test_many_micro_batches_share_one_compiled_graph() -> None:
+    torch._dynamo.reset()
+    model = nn.Sequential(nn.Linear(3, 5), GhostBatchNorm1d(5, 4))
+    compiled = torch.compile(model, backend="aot_eager")
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    with deferred_running_statistics(model) as collect:
+        for _ in range(11):
+            compiled(torch.randn(8, 3))
+            collect()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before == 1

@@ -2,14 +2,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.nn.functional as F
 
+from rebatch import draws
 from rebatch.recipe import Epochs
 from rebatch.study import execute as module
 from rebatch.study.execute import execute
 from rebatch.study.plan import RunSpec
 from rebatch.study.store import Result, RunFolder, Store
 from rebatch.tasks import TASKS
-from rebatch.training import Checkpointer, Row
+from rebatch.training import Checkpointer, Row, evaluate, train
 
 TASK = TASKS["digits/mlp"]
 SPEC = RunSpec(task=TASK.name, recipe=TASK.recipe.replace(budget=Epochs(1)), seed=3, evaluations=2)
@@ -28,6 +31,21 @@ def comparable(result: Result | None) -> dict[str, Any]:
 @pytest.fixture
 def every_row_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "Checkpointer", lambda path: Checkpointer(path, seconds=0.0))
+
+
+def test_the_test_set_is_what_the_result_is_measured_on_and_the_seed_makes_the_model(tmp_path: Path) -> None:
+    rows = list[Row]()
+    result = perform(Store(tmp_path, create=True).begin(SPEC), rows)
+    model, data = TASK.model(SPEC.seed), TASK.data(SPEC.seed)
+    first = torch.from_numpy(draws.order(SPEC.seed, 0, 1024))[:32]
+    loss = F.cross_entropy(model.train()(data.train.inputs[first]), data.train.targets[first])
+    assert rows[0]["train_loss"] == pytest.approx(loss.item(), rel=1e-6)
+    model = TASK.model(SPEC.seed)  # the forward pass above moved the running statistics
+    for _ in train(model, data, SPEC.recipe, seed=SPEC.seed, evaluations=2):
+        pass
+    test = evaluate(model, data.test)
+    assert (result.accuracy, result.test_examples) == (test.accuracy, 517)
+    assert result.hits().tolist() == test.correct.tolist()
 
 
 def test_a_run_leaves_rows_a_result_and_no_checkpoint(tmp_path: Path, every_row_a_checkpoint: None) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from rebatch.data.augment import Flip, Normalize, PadCrop
 from rebatch.data.sets import DataSet, Splits
@@ -85,8 +86,9 @@ def test_a_compiled_run_is_the_same_run() -> None:
     compiled, plain = toy_model(), toy_model()
     recipe = RECIPE.replace(last_batch="drop")  # one batch size, one graph
     rows = list(train(plain, toy_splits(), recipe, seed=1, execution=Execution(precision="float64")))
-    execution = Execution(precision="float64", compile=True)
+    execution, before = Execution(precision="float64", compile=True), counters["stats"]["unique_graphs"]
     compiled_rows = list(train(compiled, toy_splits(), recipe, seed=1, execution=execution))
+    assert counters["stats"]["unique_graphs"] == before + 1
     assert [row["train_loss"] for row in compiled_rows] == pytest.approx([row["train_loss"] for row in rows], rel=1e-8)
     assert_same_state(state_of(compiled), state_of(plain), rtol=1e-8)
 

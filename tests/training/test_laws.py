@@ -222,11 +222,55 @@ def test_training_is_a_function_of_the_seed_alone() -> None:
     assert first[0] != other[0]
 
 
+def test_dropout_draws_anew_in_every_step() -> None:
+    masks = []
+
+    class Spy(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            if self.training:
+                masks.append(tuple((inputs[:5] == 0).flatten().tolist()))
+            return inputs
+
+    model = nn.Sequential(nn.Dropout(0.5), Spy(), nn.Linear(5, 3))
+    run(RECIPE.replace(ghost_batch_size=None), model)
+    assert len(set(masks)) == len(masks) == 9
+
+
 def test_budget_in_steps_ends_in_the_middle_of_an_epoch() -> None:
     rows, _ = run(RECIPE.replace(budget=Steps(5)))
     assert (rows[-1]["step"], rows[-1]["examples"]) == (5, 37 + 32)
     rows, _ = run(RECIPE.replace(budget=Epochs(0.4)))
     assert rows[-1]["step"] == 1
+
+
+@pytest.mark.parametrize("ghosts", [None, 4])
+def test_a_batch_of_one_example_is_refused_where_batch_norm_cannot_take_it(ghosts: int | None) -> None:
+    recipe = RECIPE.replace(ghost_batch_size=ghosts, batch_size=12)  # 37 = 3 x 12 + 1
+    with pytest.raises(RequestError, match=r"a batch of 1 \(of 37 in batches of 12\) leaves one alone; use last_batch"):
+        run(recipe)
+    assert run(recipe.replace(last_batch="drop"))[0][-1]["step"] == 9
+    assert run(recipe.replace(ghost_batch_size=None), toy_model(norm=False))[0][-1]["step"] == 12
+
+
+def test_an_observer_that_looks_now_and_then_starts_anew_with_every_run() -> None:
+    class Steps(Observer):
+        def __init__(self) -> None:
+            self.seen: list[int] = []
+
+        def step(self, observation: Observation) -> None:
+            self.seen.append(observation.step)
+
+    watcher = Steps()
+    now_and_then = every(4, watcher)
+    run(observers=[now_and_then])
+    run(observers=[now_and_then])
+    assert watcher.seen == [0, 4, 8, 0, 4, 8]
+
+
+def test_a_model_that_averages_its_ghosts_goes_on_doing_so_under_a_recipe_with_ghosts() -> None:
+    model = convert_ghost_batch_norm(toy_model(), 4, running="mean")
+    run(RECIPE, model)
+    assert model[1].running == "mean"
 
 
 def test_the_recipe_turns_batch_norm_into_ghosts_in_place() -> None:

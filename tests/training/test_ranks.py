@@ -36,3 +36,13 @@ def test_every_rank_ends_with_the_same_bits(ranks: list[dict[str, Any]]) -> None
 
 def test_gather_joins_uneven_parts_in_rank_order(ranks: list[dict[str, Any]]) -> None:
     assert ranks[0]["gathered"].tolist() == [[1.0, 1.0]]
+
+
+def test_ranks_with_plain_batch_norm_end_as_one_model(ranks: list[dict[str, Any]]) -> None:
+    assert_same_state(ranks[0]["plain"], ranks[1]["plain"])
+
+
+def test_ranks_resume_bit_for_bit_dropout_included(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        undisturbed, resumed = rank["resumed"]
+        assert resumed == undisturbed

@@ -1,5 +1,6 @@
 """From `--precision`, `--channels-last`, `--compile` and the task to an `Execution`; only "auto" imports torch."""
 
+import os
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -29,6 +30,8 @@ def choose_execution(
 
 
 def _measured(task: Task, threads: int, data_dir: Path | None) -> Execution:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RequestError("auto measures one process and ranks could choose differently; name a --precision here")
     from rebatch.cli.output import note
     from rebatch.study.choose import fastest
 

@@ -17,7 +17,7 @@ def train(
     allow_batch_norm: Annotated[
         bool, typer.Option("--allow-batch-norm", help="Accept plain batch norm over micro-batches or ranks.")
     ] = False,
-    precision: PrecisionName = "float32",
+    precision: PrecisionName = None,
     channels_last: ChannelsLast = False,
     compiled: Compile = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads; torch's choice by default.", min=1)] = None,
@@ -39,8 +39,10 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     found = find_task(task)
+    # What a run computes should not depend on a measurement that nobody asked for.
+    named = precision or ("float32" if found.execution == "auto" else None)
     execution = choose_execution(
-        found, precision, torch.get_num_threads(), data_dir, channels_last=channels_last, compiled=compiled
+        found, named, torch.get_num_threads(), data_dir, channels_last=channels_last, compiled=compiled
     )
     spec = RunSpec(
         task=found.name,
@@ -50,7 +52,8 @@ def train(
         task_digest=file_digest(task),
     )
     world = World.from_environment()
-    if allow_batch_norm and (micro_batch_size is not None or world.size > 1):
+    pieces = world.size > 1 or (micro_batch_size or spec.recipe.batch_size) < spec.recipe.batch_size
+    if allow_batch_norm and pieces and spec.recipe.ghost_batch_size is None:
         spec = msgspec.structs.replace(spec, batch_norm_cut=(micro_batch_size or 0, world.size))
     try:
         run(

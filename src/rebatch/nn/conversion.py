@@ -38,21 +38,23 @@ ANOTHER = "it is not torch's own, and may do more than normalize; replace it, or
 M = TypeVar("M", bound=nn.Module)
 
 
-def convert_ghost_batch_norm(model: M, ghost_batch_size: int, *, running: Running = "sequential") -> M:
+def convert_ghost_batch_norm(model: M, ghost_batch_size: int, *, running: Running | None = None) -> M:
     """Make every BatchNorm1d/2d/3d of `model` normalize ghosts of `ghost_batch_size` examples; returns `model`.
 
-    Works in place, on the root too; layers that already have ghosts get the new size. Either all layers are converted
-    or, with RequestError, none: SyncBatchNorm, lazy layers and other subclasses of torch's layers are refused.
+    Works in place, on the root too; layers that already have ghosts get the new size. `running` says how ghosts enter
+    the running statistics; left out, it is "sequential", and what it was for layers that have ghosts. Either all layers
+    are converted or, with RequestError, none: SyncBatchNorm, lazy layers and other subclasses of torch's layers are
+    refused.
 
     >>> convert_ghost_batch_norm(nn.Sequential(nn.BatchNorm1d(3)), ghost_batch_size=32)[0].ghost_batch_size
     32
     """
-    check_ghosts(ghost_batch_size, running)
-    layers = _batch_norms(model)
-    for layer in layers:
+    check_ghosts(ghost_batch_size, running or "sequential")
+    for layer in _batch_norms(model):
         if type(layer) in GHOST_OF:
             layer.__class__ = GHOST_OF[type(layer)]
-        vars(layer).update(ghost_batch_size=ghost_batch_size, running=running)
+        kept = vars(layer).get("running", "sequential")
+        vars(layer).update(ghost_batch_size=ghost_batch_size, running=running or kept)
     return model
 
 

@@ -15,8 +15,11 @@ from rebatch.nn.ghost_batch_norm import GhostBatchNorm
 @contextmanager
 def deferred_running_statistics(
     model: nn.Module, *, gather: Callable[[Tensor], Tensor] | None = None
-) -> Iterator[None]:
+) -> Iterator[Callable[[], None]]:
     """Let the ghosts of all forward passes inside enter the running statistics on exit, in ghost order.
+
+    Gives a function to call after each forward pass: it puts what is pending aside, so that a compiled layer always
+    sees an empty list (torch.compile makes a graph for every length it meets). Without it the result is the same.
 
     `gather` maps this rank's rows to those of all ranks, in rank order: it is called once per layer that tracks
     statistics, in the order of `model.modules()` on every rank, with a tensor of shape (ghosts, 2 * C): means, then
@@ -29,11 +32,20 @@ def deferred_running_statistics(
     layers = [m for m in model.modules() if isinstance(m, GhostBatchNorm) and m.track_running_stats]
     if any(layer.pending is not None for layer in layers):
         raise RuntimeError("running statistics of this model are deferred already; leave the outer block first")
+    aside: list[list[Pair]] = [[] for _ in layers]
     for layer in layers:
         layer.pending = []
+
+    def collect() -> None:
+        for layer, pairs in zip(layers, aside, strict=True):
+            assert layer.pending is not None
+            pairs += layer.pending
+            layer.pending.clear()
+
     try:
-        yield
-        rows = [_rows(layer) for layer in layers]
+        yield collect
+        collect()
+        rows = [_rows(layer, pairs) for layer, pairs in zip(layers, aside, strict=True)]
     finally:
         for layer in layers:
             layer.pending = None
@@ -42,12 +54,15 @@ def deferred_running_statistics(
         layer.fold(means, variances)
 
 
-def _rows(layer: GhostBatchNorm) -> Tensor:
-    """What is pending as one table (ghosts, 2 * C), in ghost order."""
-    assert layer.pending is not None
+Pair = tuple[Tensor, Tensor]
+"""Means and unbiased variances of some ghosts, each (ghosts, C)."""
+
+
+def _rows(layer: GhostBatchNorm, pairs: list[Pair]) -> Tensor:
+    """The statistics of a layer's ghosts as one table (ghosts, 2 * C), in ghost order."""
     assert layer.running_mean is not None
-    if layer.pending:
-        return torch.cat([torch.cat(pair, dim=1) for pair in layer.pending])
+    if pairs:
+        return torch.cat([torch.cat(pair, dim=1) for pair in pairs])
     buffer = layer.running_mean
     dtype = torch.promote_types(buffer.dtype, torch.float32)
     return torch.empty(0, 2 * layer.num_features, dtype=dtype, device=buffer.device)

@@ -86,8 +86,9 @@ class StudySummary(msgspec.Struct, frozen=True, kw_only=True):
 def summarize(plan: Plan, store: Store, *, failed: int = 0, reused: int | None = None) -> StudySummary:
     """Tables and verdicts of what the store holds for `plan`; `reused` is all of it unless a command says otherwise."""
     results = {arm.name: store.results(plan, arm.name) for arm in plan.design.arms}
-    outcomes = {name: _outcome(plan, found) for name, found in results.items()}
     finished = [result for found in results.values() for result in found.values()]
+    test_examples = max((result.test_examples for result in finished), default=0)
+    outcomes = {name: _outcome(plan, found, test_examples) for name, found in results.items()}
     diverged = sum(result.status == "diverged" for result in finished)
     return StudySummary(
         study=plan.study,
@@ -115,16 +116,13 @@ def _distinct(environments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, An
     return [each for index, each in enumerate(environments) if each not in environments[:index]]
 
 
-def _outcome(plan: Plan, found: dict[int, Result]) -> ArmOutcome:
+def _outcome(plan: Plan, found: dict[int, Result], test_examples: int) -> ArmOutcome:
     accuracy = {seed: result.accuracy for seed, result in found.items()}
-    if plan.seed_draws_split:
+    if plan.seed_draws_split or test_examples == 0:
         return ArmOutcome(accuracy=accuracy)
-    # A diverged run counts at chance level for every example.
-    sizes = [result.test_examples for result in found.values() if result.test_examples]
-    hits = {
-        seed: result.hits() if result.test_examples else np.full(max(sizes, default=1), plan.chance / 100.0)
-        for seed, result in found.items()
-    }
+    # A diverged run counts at chance level for every example of the test set that the others have read.
+    guess = np.full(test_examples, plan.chance / 100.0)
+    hits = {seed: guess if result.status == "diverged" else result.hits() for seed, result in found.items()}
     return ArmOutcome(accuracy=accuracy, correct=hits)
 
 

@@ -40,7 +40,9 @@ def evaluate(
     share = cut([1] * len(data), world.size)
     start, stop = offsets([len(part) for part in share])[world.rank]
     total = torch.zeros((), dtype=torch.float64, device=data.targets.device)
-    correct = []
+    correct = [
+        torch.zeros(0, dtype=torch.bool, device=data.targets.device)
+    ]  # more ranks than examples: a share is empty
     with _evaluating(model), autocast(execution, world.device.type):
         for first in range(start, stop, batch_size):
             inputs, targets = prepare(data, slice(first, min(first + batch_size, stop)), normalize)

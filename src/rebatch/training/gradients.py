@@ -58,12 +58,19 @@ def _pieces(examples: int, ghost: int | None, micro: int | None, rank: int, rank
 
 
 def choose_cutting(
-    model: nn.Module, recipe: Recipe, micro_batch_size: int | None, world: World, *, allow_batch_norm: bool
+    model: nn.Module,
+    recipe: Recipe,
+    examples: int,
+    micro_batch_size: int | None,
+    world: World,
+    *,
+    allow_batch_norm: bool,
 ) -> Cutting:
     """How steps are cut, or why they cannot be without changing the run.
 
     Raises:
-        RequestError: plain batch norm over several micro-batches or ranks, or a cut that would split a ghost.
+        RequestError: plain batch norm over several micro-batches or ranks, a cut that would split a ghost, or a single
+            example where batch norm needs more.
     """
     ghosts = {layer.ghost_batch_size for layer in model.modules() if isinstance(layer, GhostBatchNorm)}
     splits = world.size > 1 or (micro_batch_size is not None and micro_batch_size < recipe.batch_size)
@@ -78,7 +85,22 @@ def choose_cutting(
             f"micro_batch_size must be a positive multiple of ghost_batch_size={unit}, got {micro_batch_size}; "
             f"try {max(unit, micro_batch_size - micro_batch_size % unit)}"
         )
-    return Cutting(ghost, micro_batch_size, world)
+    cutting = Cutting(ghost, micro_batch_size, world)
+    _refuse_single_examples(model, recipe, examples, cutting)
+    return cutting
+
+
+def _refuse_single_examples(model: nn.Module, recipe: Recipe, examples: int, cutting: Cutting) -> None:
+    """One example has no variance: batch norm over (N, C) cannot normalize it."""
+    if not any(isinstance(layer, nn.BatchNorm1d) for layer in model.modules()):
+        return
+    rest = examples % recipe.batch_size if recipe.last_batch == "keep" else 0
+    for size in {recipe.batch_size, rest or recipe.batch_size}:
+        if any(stop - start == 1 for start, stop in cutting.pieces(size)):
+            raise RequestError(
+                f"batch norm cannot normalize a single example, and a batch of {size} (of {examples} in batches of "
+                f'{recipe.batch_size}) leaves one alone; use last_batch = "drop" or another batch or micro-batch size'
+            )
 
 
 def _refuse_batch_norm(model: nn.Module, recipe: Recipe) -> None:
@@ -116,19 +138,19 @@ class StepGradient:
             parameter.grad = None
         if self._cutting.is_whole(len(indices)):
             return self._micro_batch(epoch, indices, 1 / divisor, is_last=True)
-        with deferred_running_statistics(self._network, gather=self._cutting.world.gather):
-            return self._several(epoch, indices, divisor)
+        with deferred_running_statistics(self._network, gather=self._cutting.world.gather) as collect:
+            return self._several(epoch, indices, divisor, collect)
 
-    def _several(self, epoch: int, indices: Tensor, divisor: int) -> Tensor:
+    def _several(self, epoch: int, indices: Tensor, divisor: int, collect: Callable[[], None]) -> Tensor:
         # DistributedDataParallel averages over ranks, so each rank's part of the sum counts `size` times.
         scale = self._cutting.world.size / divisor
         pieces = self._cutting.pieces(len(indices))
         if not pieces:
             return self._idle(epoch, indices)
-        losses = [
-            self._micro_batch(epoch, indices[start:stop], scale, is_last=number == len(pieces))
-            for number, (start, stop) in enumerate(pieces, 1)
-        ]
+        losses = []
+        for number, (start, stop) in enumerate(pieces, 1):
+            losses.append(self._micro_batch(epoch, indices[start:stop], scale, is_last=number == len(pieces)))
+            collect()
         return torch.stack(losses).sum()
 
     def _micro_batch(self, epoch: int, indices: Tensor, scale: float, *, is_last: bool) -> Tensor:

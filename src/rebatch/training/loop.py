@@ -1,8 +1,8 @@
 """The training loop: a generator of measured rows. Stopping, logging, storing are the caller's `for`."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
-import torch
 from torch import nn
 
 from rebatch.batching import batch_bounds, measured_steps
@@ -37,7 +37,7 @@ def train(
 
     Nothing happens before the first row is asked for, and a caller that stops asking stops the run. The model is moved
     to `world.device` and gets ghost batch norm if the recipe sets `ghost_batch_size`. The order of the examples and
-    their augmentation depend on `seed` alone; torch's global generator is seeded too, for dropout.
+    their augmentation depend on `seed` alone; torch's global generator is seeded in every step, for dropout.
 
     Args:
         loss: the summed loss of a micro-batch; the loop divides by the step's examples over all ranks.
@@ -53,27 +53,28 @@ def train(
     """
     world, execution = world or World(), execution or Execution()
     place(model, recipe, execution, world)
-    cutting = choose_cutting(model, recipe, micro_batch_size, world, allow_batch_norm=allow_batch_norm)
+    examples = len(data.train)
+    cutting = choose_cutting(model, recipe, examples, micro_batch_size, world, allow_batch_norm=allow_batch_norm)
     run = Run(model, data.to(world.device), recipe, seed, loss, execution, cutting, observers)
     run.begin(checkpoint)
     log_spaced, even = (set(steps) for steps in measured_steps(run.total, evaluations))
-    loss_sum, last_row = torch.zeros((), dtype=torch.float64, device=world.device), run.first
     for step in range(run.first, run.total):
-        epoch, start, stop = batch_bounds(step, run.examples, recipe)
+        run.seed_torch(step)
+        epoch, start, stop = batch_bounds(step, examples, recipe)
         lr = recipe.optimizer.lr * lr_factor(recipe.schedule, step / run.total)
         divisor = stop - start if recipe.loss_reduction == "mean" else 1
-        loss_sum += run.gradient.compute(epoch, run.order(epoch)[start:stop], divisor)
+        run.loss_sum += run.gradient.compute(epoch, run.order(epoch)[start:stop], divisor)
         for observer in observers:
             observer.step(Observation(step, model, stop - start, lr))
         if recipe.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(run.parameters, recipe.max_grad_norm)
         set_lr(run.optimizer, lr)
         run.optimizer.step()
-        if step + 1 in log_spaced or step + 1 in even:
-            row = run.row(step + 1, last_row, lr, loss_sum, evaluated=step + 1 in even)
+        if row_due := step + 1 in log_spaced or step + 1 in even:
+            row = run.row(step + 1, lr, evaluated=step + 1 in even)
             yield row
             if "diverged" in row:
                 return
-            loss_sum, last_row = torch.zeros_like(loss_sum), step + 1
-            if checkpoint is not None and world.rank == 0:
-                checkpoint.save_if_due(lambda step=step: run.state(step + 1))  # type: ignore[misc]
+        # Several ranks have a sum of losses each, so rank 0 can speak for all only where a row has just been written.
+        if checkpoint is not None and world.rank == 0 and (row_due or world.size == 1):
+            checkpoint.save_if_due(partial(run.state, step + 1))

@@ -1,5 +1,6 @@
 """What the loop holds from its first step to its last: model, optimizer, gradients, order of examples, rows, state."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,13 +48,16 @@ class Run:
         self.total = total_steps(self.recipe, self.examples)
         self.optimizer = build_optimizer(self.recipe, self.model)
         self.gradient = self._gradient()
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.world.device)
+        self.last_row = 0
+        self._torch_seed = int(draws.generator(self.seed, "torch").integers(2**62))
         self._order: tuple[int, Tensor] | None = None
 
     def begin(self, checkpoint: Checkpointer | None) -> None:
-        """Show the first weights to the observers, seed torch for dropout, take up a saved state if there is one."""
+        """Start all ranks alike, show the first weights to the observers, take up a saved state if there is one."""
+        self.world.broadcast(self.model.buffers())  # DistributedDataParallel did so with the parameters
         for observer in self.observers:
             observer.start(self.model)
-        torch.manual_seed(int(draws.generator(self.seed, "torch", self.world.rank).integers(2**62)))
         if checkpoint is not None and (state := checkpoint.load()) is not None:
             self._resume(state)
 
@@ -67,6 +71,13 @@ class Run:
         """What the optimizer moves."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
+    def seed_torch(self, step: int) -> None:
+        """What dropout draws in a step depends on (seed, step, rank) alone: a resumed run needs no saved generator."""
+        seed = self._torch_seed + step * self.world.size + self.world.rank
+        torch.default_generator.manual_seed(seed)  # 1 microsecond; torch.manual_seed takes 70 to reach every device
+        if self.world.device.type == "cuda":
+            torch.cuda.default_generators[self.world.device.index].manual_seed(seed)
+
     def order(self, epoch: int) -> Tensor:
         """The epoch's order of examples, on the device."""
         if self._order is None or self._order[0] != epoch:
@@ -74,11 +85,12 @@ class Run:
             self._order = (epoch, permutation.to(self.world.device))
         return self._order[1]
 
-    def row(self, step: int, last_row: int, lr: float, loss_sum: Tensor, *, evaluated: bool) -> Row:
-        """The row after `step` steps; `loss_sum` is this rank's loss, summed over examples since `last_row`."""
+    def row(self, step: int, lr: float, *, evaluated: bool) -> Row:
+        """The row after `step` steps; the sum of losses starts again."""
         seen = examples_seen(step, self.examples, self.recipe)
-        since = seen - examples_seen(last_row, self.examples, self.recipe)
-        train_loss = self.world.sum(loss_sum.clone()).item() / since
+        since = seen - examples_seen(self.last_row, self.examples, self.recipe)
+        train_loss = self.world.sum(self.loss_sum).item() / since
+        self.loss_sum, self.last_row = torch.zeros_like(self.loss_sum), step
         row = {"step": step, "epoch": seen / self.examples, "examples": seen, "lr": lr, "train_loss": train_loss}
         for observer in self.observers:
             row |= {name: float(value) for name, value in observer.row(self.model).items()}
@@ -88,6 +100,8 @@ class Run:
         return row if finite else {**row, "diverged": 1}
 
     def _validation(self) -> Row:
+        # Plain batch norm that was allowed to see pieces has statistics of its own on each rank: rank 0's count.
+        self.world.broadcast(self.model.buffers())
         result = evaluate(
             self.model,
             self.data.validation,
@@ -105,7 +119,8 @@ class Run:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "observers": [observer.state_dict() for observer in self.observers],
-            "random": torch.get_rng_state(),
+            "loss_sum": self.loss_sum,
+            "last_row": self.last_row,
         }
 
     def _resume(self, state: Mapping[str, Any]) -> None:
@@ -114,7 +129,7 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         for observer, saved in zip(self.observers, state["observers"], strict=True):
             observer.load_state_dict(saved)
-        torch.set_rng_state(state["random"])
+        self.loss_sum, self.last_row = state["loss_sum"].to(self.world.device), state["last_row"]
 
     def _gradient(self) -> StepGradient:
         data = self.data
@@ -139,5 +154,11 @@ def _wrapped(model: nn.Module, execution: Execution, world: World) -> nn.Module:
         model = torch.compile(model)  # type: ignore[assignment]
     if world.size == 1:
         return model
-    # Running statistics are the same on every rank already (gathered in ghost order), so nothing is broadcast.
-    return DistributedDataParallel(model, broadcast_buffers=False)
+    # Running statistics of ghosts are the same on every rank (gathered in ghost order): nothing to broadcast at a step.
+    name = "forward_sync_buffers" if _RENAMED else "broadcast_buffers"
+    options: dict[str, Any] = {name: False}
+    return DistributedDataParallel(model, **options)
+
+
+# torch 2.13 renamed the option and warns of the old name.
+_RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from rebatch.price import cost
 from rebatch.recipe import Budget, Epochs, Examples, Recipe, Steps
 from rebatch.study.claims import AllOf, Claim, Equivalent, Greater
 from rebatch.study.plan import Arm, Design, Scale, Study
@@ -53,21 +54,23 @@ def gap_design(task: Task, scale: Scale) -> Design:
     size = (_DIGITS if task.name == "digits/mlp" else _OTHERS)[scale]
     small = task.recipe.replace(budget=_times(task.recipe.budget, size.budget))
     batch_size = LARGE_BATCH.get(task.name, KAPPA * small.batch_size)
-    kappa = batch_size / small.batch_size
 
     def moved(*rules: str) -> Recipe:
         return transfer(small, batch_size=batch_size, rules=rules, examples=task.train).recipe
 
+    adapted = moved("hoffer")
+    examples = cost(adapted, task.train).examples
+    times = f"{examples / cost(small, task.train).examples:.3g} times the examples"
     arms = (
         Arm(name=SMALL, recipe=small),
         Arm(name=LARGE, recipe=moved("same_epochs")),
         Arm(name=LR, recipe=moved("sqrt_lr", "same_epochs")),
         Arm(name=GBN, recipe=moved("sqrt_lr", "ghost_batch", "same_epochs")),
-        Arm(name=RA, recipe=moved("hoffer"), note=f"{kappa:g} times the examples"),
+        Arm(name=RA, recipe=adapted, note=times),
         Arm(
             name=SAME_EXAMPLES,
-            recipe=small.replace(budget=_times(small.budget, kappa)),
-            note=f"control: {kappa:g} times the examples and the steps",
+            recipe=small.replace(budget=Examples(examples)),
+            note=f"control: {times}, in small steps",
         ),
     )
     return Design(arms=arms, claims=_claims(task, size.seeds), seeds=size.seeds, gap=(SMALL, LARGE))

@@ -1,0 +1,62 @@
+"""From stored results to tables where the test set is the same for all seeds."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from rebatch.execution import Execution
+from rebatch.report.summary import summarize, to_json
+from rebatch.study.plan import make_plan
+from rebatch.study.store import Result, Store, pack
+from rebatch.study.studies.hoffer_2017 import GAP
+from rebatch.tasks import TASKS
+
+PLAN = make_plan(GAP, TASKS["mnist/f1"], "quick", execution=Execution())
+DIVERGED = "large_batch+lr"
+
+
+def hits(accuracy: float, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).random(10_000) < accuracy
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """All runs of the plan: one arm diverged with every seed."""
+    store = Store(tmp_path, create=True)
+    for number, arm in enumerate(PLAN.design.arms):
+        for seed in range(PLAN.design.seeds):
+            right = hits(0.95 + 0.005 * number, 100 * number + seed)
+            result = Result(
+                status="done",
+                steps=7,
+                accuracy=100 * float(right.mean()),
+                correct=pack(right),
+                test_examples=len(right),
+            )
+            if arm.name == DIVERGED:
+                result = Result(status="diverged", steps=3, accuracy=10.0)
+            store.begin(PLAN.spec(arm, seed)).finish(result)
+    return store
+
+
+def test_an_arm_that_diverged_with_every_seed_counts_at_chance_on_every_example(store: Store) -> None:
+    summary = summarize(PLAN, store)
+    (arm,) = [arm for arm in summary.arms if arm.name == DIVERGED]
+    assert (arm.diverged, arm.accuracy.mean if arm.accuracy else None) == (3, 10.0)
+    verdicts = {claim.id: claim.verdict for claim in summary.claims}
+    assert verdicts["H2"] == "refuted"  # it recovers nothing
+    assert msgspec.json.decode(to_json(summary))["runs"]["diverged"] == 3
+
+
+def test_a_shared_test_set_is_crossed_with_the_seeds(store: Store) -> None:
+    claims = {claim.id: claim for claim in summarize(PLAN, store).claims}
+    assert "3 paired seeds crossed with 10000 examples" in claims["H4"].note
+    assert claims["H1"].expected == 1.22
+
+
+def test_a_store_without_runs_says_nothing_and_does_not_fail(tmp_path: Path) -> None:
+    summary = summarize(PLAN, Store(tmp_path, create=True))
+    assert all(arm.accuracy is None and arm.n == 0 for arm in summary.arms)
+    assert {claim.verdict for claim in summary.claims} == {"undecided"}

@@ -1,0 +1,63 @@
+"""What the paper's comparison compares, written out: arms as a table of numbers, claims as a table of margins."""
+
+import pytest
+
+from rebatch.price import cost
+from rebatch.recipe import Sgd
+from rebatch.study.claims import AllOf, Equivalent, Greater
+from rebatch.study.studies.hoffer_2017 import gap_design
+from rebatch.tasks import TASKS
+
+DIGITS = TASKS["digits/mlp"]
+
+# arm: batch size, learning rate over the tuned one, ghosts, steps, examples
+ARMS = {
+    "small_batch": (32, 1.0, None, 640, 20_480),
+    "large_batch": (512, 1.0, None, 40, 20_480),
+    "large_batch+lr": (512, 4.0, None, 40, 20_480),
+    "large_batch+lr+gbn": (512, 4.0, 32, 40, 20_480),
+    "large_batch+lr+gbn+ra": (512, 4.0, 32, 640, 327_680),
+    "small_batch+same_examples": (32, 1.0, None, 10_240, 327_680),
+}
+
+SB, LB, LR, GBN, RA, CONTROL = ARMS
+TESTS = {
+    "H1": Greater(SB, LB, 0.3),
+    "H2": AllOf((Greater(LR, LB, 0.3), Greater(SB, LR, 0.3))),
+    "H3": Greater(GBN, LR, 0.3),
+    "H4": Greater(RA, SB, -0.3),
+    "H5": AllOf((Greater(LR, LB, 0.0), Greater(GBN, LR, -0.3), Greater(RA, GBN, 0.0))),
+    "H4-control": Equivalent(RA, CONTROL, 0.3),
+}
+
+
+def test_the_arms_differ_in_what_the_paper_changed_and_in_nothing_else() -> None:
+    found = {}
+    for arm in gap_design(DIGITS, "quick").arms:
+        spent, recipe = cost(arm.recipe, DIGITS.train), arm.recipe
+        ratio = recipe.optimizer.lr / DIGITS.recipe.optimizer.lr
+        found[arm.name] = (recipe.batch_size, ratio, recipe.ghost_batch_size, spent.steps, spent.examples)
+        assert isinstance(recipe.optimizer, Sgd)
+        assert (recipe.optimizer.momentum, recipe.optimizer.weight_decay) == (0.9, 1e-4)
+        assert recipe.schedule == DIGITS.recipe.schedule
+    assert found == ARMS
+
+
+def test_the_claims_and_their_margins_are_these() -> None:
+    design = gap_design(DIGITS, "quick")
+    assert {claim.id: claim.test for claim in design.claims} == TESTS
+    assert all(claim.expected is None for claim in design.claims)  # nothing is published for digits
+    assert design.gap == (SB, LB)
+    assert (design.seeds, gap_design(DIGITS, "cpu").seeds) == (5, 20)
+
+
+@pytest.mark.parametrize("scale", ["quick", "cpu", "paper"])
+def test_the_control_sees_as_many_examples_also_where_batches_are_partial(scale: str) -> None:
+    task = TASKS["mnist/f1"]
+    arms = {arm.name: cost(arm.recipe, task.train) for arm in gap_design(task, scale).arms}  # type: ignore[arg-type]
+    assert arms[CONTROL].examples == pytest.approx(arms[RA].examples, rel=1e-4)
+    assert arms[RA].steps == arms[SB].steps
+    assert (gap_design(task, "paper").claims[0].expected, gap_design(task, "paper").arms[1].recipe.batch_size) == (
+        1.22,
+        4096,
+    )
