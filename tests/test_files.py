@@ -28,7 +28,8 @@ def test_when_writing_fails_the_old_file_stays_and_no_half_file_is_left(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as raised:
         write_whole(path, b"new")
+    assert raised.value.filename == str(path)  # the user's file, not the temporary one
     assert path.read_bytes() == b"old"
     assert [found.name for found in tmp_path.iterdir()] == ["file"]

@@ -1,5 +1,8 @@
 import math
+from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rebatch.errors import RequestError
@@ -80,7 +83,12 @@ def test_writing_and_reading_loses_nothing(
         ("weight_decay = 1e-4", "weight_decay = inf", "optimizer.weight_decay must be at least 0 and finite, got inf"),
         ("batch_size = 128\nghost", "batch_size = 12.5\nghost", "batch_size must be a whole number, got 12.5"),
         ("ghost_batch_size = 128", "ghost_batch_size = 256", "between 2 and batch_size 128, got 256"),
-        ("max_grad_norm = 5.0", "max_grad_norm = 0.0", "max_grad_norm must be positive; leave it out for none"),
+        (
+            "max_grad_norm = 5.0",
+            "max_grad_norm = 0.0",
+            "max_grad_norm must be positive and finite (leave it out for none)",
+        ),
+        ("max_grad_norm = 5.0", "max_grad_norm = inf", "max_grad_norm must be positive and finite"),
         ("max_grad_norm = 5.0", "max_grad_norm = nan", "max_grad_norm must be positive"),
         ("0.2, 0.4", "0.4, 0.2", "schedule.milestones must rise"),
         ("[0.2,", "[-0.2,", "schedule.milestones are fractions of the budget"),
@@ -90,6 +98,12 @@ def test_writing_and_reading_loses_nothing(
         ("epochs = 50", "epochs = 0", "budget.epochs must be positive and finite, got 0"),
         ("batch_size = 128\n", "batch_size = = 128\n", "not valid TOML"),
         ("[optimizer]", "optimizer = 3\n[other]", "optimizer must be a table, got 3"),
+        ("[optimizer]", "tuned = 3\n[optimizer]", "tuned must be a table, got 3"),
+        ("lr = 0.1", "lr = 1979-05-27", "optimizer.lr must be a number, got 1979-05-27"),
+        ("lr = 0.1", "lr = true", "optimizer.lr must be a number, got true"),
+        ("lr = 0.1\nmomentum = 0.9", "lr = 0.1\nnesterov = true", "false where momentum is 0, got true"),
+        ('"sgd"\nlr = 0.1\nmomentum = 0.9', '"adamw"\nlr = 0.1\nbetas = [0.9]', "betas must be two numbers, got [0.9]"),
+        ("[0.2, 0.4, 0.6]", "[]", "schedule.milestones needs at least one, got []"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_path_its_value_and_the_limit(old: str, new: str, message: str) -> None:
@@ -109,10 +123,62 @@ def test_recipes_made_in_python_are_checked_too() -> None:
         Sgd(lr=0.1, nesterov=True)
 
 
-def test_a_file_that_cannot_be_read_is_one_line(tmp_path: object) -> None:
-    from pathlib import Path
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RECIPE.replace(batch_size=32.5), "batch_size must be a whole number, got 32.5"),
+        (lambda: RECIPE.replace(batch_size=True), "batch_size must be a whole number, got true"),
+        (lambda: RECIPE.replace(optimizer=None), "optimizer must be Sgd or AdamW, got None"),
+        (lambda: RECIPE.replace(budget=5), "budget must be Epochs or Steps or Examples, got 5"),
+        (lambda: RECIPE.replace(tuned=3), "tuned must be Recipe or None, got 3"),
+        (lambda: RECIPE.replace(last_batch="dorp"), "last_batch must be 'keep' or 'drop', got 'dorp'"),
+        (lambda: RECIPE.replace(loss_reduction=3), "loss_reduction must be 'mean' or 'sum', got 3"),
+        (lambda: RECIPE.replace(max_grad_norm="x"), "max_grad_norm must be a number, got 'x'"),
+        (lambda: RECIPE.with_lr(None), "optimizer.lr must be a number, got None"),  # type: ignore[arg-type]
+        (lambda: Sgd(lr="x"), "optimizer.lr must be a number, got 'x'"),  # type: ignore[arg-type]
+        (lambda: Sgd(lr=0.1, nesterov=1), "optimizer.nesterov must be true or false, got 1"),  # type: ignore[arg-type]
+        (lambda: AdamW(lr=0.1, betas=(0.9,)), "optimizer.betas must be two numbers, got [0.9]"),  # type: ignore[arg-type]
+        (lambda: AdamW(lr=0.1, betas=("x", 0.9)), "optimizer.betas[0] must be a number, got 'x'"),  # type: ignore[arg-type]
+        (lambda: Epochs(True), "budget.epochs must be a number, got true"),
+        (lambda: Steps(1.5), "budget.steps must be a whole number, got 1.5"),  # type: ignore[arg-type]
+        (lambda: Cosine(final="x"), "schedule.final must be a number, got 'x'"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_wrong_type_in_python_is_named_as_in_a_file(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        make()
+    assert str(caught.value) == message
 
-    folder = Path(str(tmp_path))
+
+def test_numbers_of_numpy_and_whole_learning_rates_become_pythons_own() -> None:
+    recipe = Recipe(
+        batch_size=np.int64(64),  # type: ignore[arg-type]
+        optimizer=AdamW(lr=np.float32(0.5), betas=[np.float64(0.9), 0.5]),  # type: ignore[arg-type]
+        budget=Epochs(3),
+        schedule=MultiStep(milestones=np.array([0.25, 0.5])),  # type: ignore[arg-type]
+    )
+    assert (type(recipe.batch_size), type(recipe.optimizer.lr)) == (int, float)
+    assert repr(recipe.budget) == "Epochs(epochs=3.0)"
+    assert hash(recipe) == hash(loads_recipe(dumps_recipe(recipe)))
+
+
+def test_a_written_transfer_says_where_the_next_one_starts() -> None:
+    lines = dumps_recipe(RECIPE.replace(tuned=RECIPE)).splitlines()
+    comment = lines[lines.index("[tuned]") - 2 : lines.index("[tuned]")]
+    assert comment == [
+        "# A further transfer starts from the numbers below, not from those above.",
+        "# After tuning by hand, delete [tuned] and all that follows.",
+    ]
+    assert "#" not in dumps_recipe(RECIPE)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "windows.toml").write_text(FILE, encoding="utf-8-sig")
+    assert read_recipe(tmp_path / "windows.toml") == RECIPE
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    folder = tmp_path
     with pytest.raises(RequestError, match=r"cannot read the recipe .*absent.toml: No such file"):
         read_recipe(folder / "absent.toml")
     (folder / "binary.toml").write_bytes(b"\xff\xfe\x00")

@@ -59,6 +59,9 @@ def test_piecewise_linear_goes_through_its_points_and_is_flat_outside() -> None:
     ("make", "message"),
     [
         (lambda: Constant(warmup=1.0), "schedule.warmup is a fraction of the budget"),
+        (lambda: Linear(warmup="x"), "schedule.warmup must be a number, got 'x'"),  # type: ignore[arg-type]
+        (lambda: MultiStep(milestones=()), "schedule.milestones needs at least one, got"),
+        (lambda: PiecewiseLinear(points=((0.0, 1.0, 2.0),)), r"schedule.points\[0\] must be two numbers"),  # type: ignore[arg-type]
         (lambda: MultiStep(milestones=(0.5, 0.5)), "schedule.milestones must rise"),
         (lambda: MultiStep(milestones=(0.5,), factor=math.nan), "schedule.factor must be at least 0 and finite"),
         (lambda: Cosine(final=-0.1), "schedule.final must be at least 0"),

@@ -1,11 +1,16 @@
+import json
 import math
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from rebatch.batching import total_steps
+from rebatch.batching import batch_bounds, total_steps
+from rebatch.cli.main import run
 from rebatch.errors import RequestError
-from rebatch.price import price
-from rebatch.recipe import AdamW, Budget, Epochs, Examples, Recipe, Sgd, Steps, dumps_recipe, loads_recipe
+from rebatch.price import cost, price
+from rebatch.recipe import AdamW, Budget, Epochs, Examples, Recipe, Sgd, Steps, dumps_recipe, loads_recipe, write_recipe
+from rebatch.report.transfer_table import transfer_tables
 from rebatch.schedule import MultiStep
 from rebatch.transfer import PRESETS, RULES, Move, Rule, Transfer, transfer
 
@@ -132,9 +137,134 @@ def test_the_price_counts_partial_batches_where_n_is_known_and_gives_factors_whe
     assert known.before is not None
     assert known.after is not None
     assert (known.before.steps, known.after.steps) == (39_100, 39_100)
-    assert known.after.examples == pytest.approx(39_100 * N / 13, abs=1)
-    assert known.after.epochs == pytest.approx(39_100 / 13, rel=1e-6)
+    assert known.after.examples == 3007 * N + 9 * 4096  # 39,100 steps are 3007 epochs of 13 and 9 whole batches
+    assert known.after.epochs == known.after.examples / N
     assert cost_of(transfer(TUNED, batch_size=4096)) == (1 / 32, 1.0)
     assert price(TUNED, TUNED, None).before is None
     steps = TUNED.replace(budget=Steps(3200))
     assert cost_of(transfer(steps, batch_size=4096, rules=["same_steps"])) == (1.0, 32.0)
+
+
+@pytest.mark.parametrize("last_batch", ["keep", "drop"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 7])
+def test_the_price_is_the_sum_of_the_batches(last_batch: str, steps: int) -> None:
+    recipe = TUNED.replace(batch_size=512, budget=Steps(steps), last_batch=last_batch)
+    bounds = [batch_bounds(step, 1000, recipe) for step in range(steps)]
+    assert cost(recipe, 1000).examples == sum(stop - start for _, start, stop in bounds)
+
+
+def test_one_rule_needs_no_list() -> None:
+    assert transfer(TUNED, batch_size=256, rules="hoffer", examples=N).rules == PRESETS["hoffer"]
+    assert transfer(TUNED, batch_size=256, rules=RULES["sqrt_lr"]).rules == ("sqrt_lr",)
+
+
+@pytest.mark.parametrize("batch_size", [64.5, "64", True, None])
+def test_a_batch_size_is_a_whole_number(batch_size: int) -> None:
+    with pytest.raises(RequestError, match="batch_size must be a whole number, got "):
+        transfer(TUNED, batch_size=batch_size)
+
+
+def why_not(recipe: Recipe, batch_size: int = 256, **options: object) -> str:
+    with pytest.raises(RequestError) as caught:
+        transfer(recipe, batch_size=batch_size, **options)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def test_a_summed_loss_is_refused_with_the_same_optimization_for_the_mean() -> None:
+    summed = TUNED.replace(loss_reduction="sum")
+    message = why_not(summed)
+    assert message.startswith("loss_reduction must be 'mean' for a transfer, got 'sum'")
+    assert message.endswith("optimizer.lr = 12.8, optimizer.weight_decay = 7.8125e-07, max_grad_norm = 0.0390625")
+    assert "optimizer.eps = 7.8125e-11, max" in why_not(summed.replace(optimizer=AdamW(lr=1e-3)))
+    assert transfer(summed, batch_size=128).recipe == summed
+
+
+def test_a_rule_that_gives_no_usable_learning_rate_says_so_by_name() -> None:
+    assert why_not(TUNED.with_lr(1e308), 1024).startswith("linear_lr gives no positive finite optimizer.lr: 1e+308 x 8")
+    full = why_not(TUNED, 64, rules="exact_sqrt_lr", examples=128)
+    assert full.startswith("exact_sqrt_lr needs batches smaller than the training set of 128 examples, got 128")
+
+
+def test_a_rule_changes_only_what_it_declares() -> None:
+    sly = Rule("sly", ("optimizer.lr",), _double_decay, lambda move: "because")
+    assert why_not(TUNED, rules=sly) == (
+        "sly changes 'optimizer.weight_decay' but declares optimizer.lr; add 'optimizer.weight_decay' to what it sets"
+    )
+
+
+@pytest.mark.parametrize("rules", [*RULES, *PRESETS])
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("batch_size", [8, 300, 4096])
+def test_a_transferred_recipe_moves_on_with_a_note_and_without_a_warning(
+    rules: str, budget: Budget, batch_size: int
+) -> None:
+    recipe = moved(batch_size, rules, recipe=TUNED.replace(budget=budget, ghost_batch_size=32))
+    further = transfer(recipe, batch_size=512, examples=N)
+    assert further.warnings == ()
+    assert further.notes == ("starts from the recipe tuned at batch size 128 that this one remembers",)
+    assert transfer(TUNED, batch_size=512).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("edit", "field"),
+    [
+        ({"optimizer": Sgd(lr=0.3, momentum=0.9, weight_decay=1e-4)}, "optimizer.lr 0.3"),
+        ({"budget": Epochs(60)}, "budget {epochs = 60}"),
+        ({"ghost_batch_size": 64}, "ghost_batch_size 64"),
+    ],
+)
+def test_a_number_edited_after_a_transfer_is_not_ignored_in_silence(edit: dict[str, object], field: str) -> None:
+    recipe = moved(4096, "linear").replace(**edit)
+    (warning,) = transfer(recipe, batch_size=512, examples=N).warnings
+    assert warning.startswith(f"{field} is none that a rule gives; it is ignored; delete [tuned]")
+    assert transfer(recipe, batch_size=128, examples=N).warnings == (warning,)
+
+
+def test_what_no_rule_sets_was_edited_and_is_refused_unless_a_rule_of_ones_own_sets_it() -> None:
+    message = why_not(moved(4096, "linear").replace(max_grad_norm=1.0))
+    assert message.startswith("max_grad_norm was edited after a transfer (1.0, in [tuned] 5.0)")
+    assert "delete [tuned]" in message
+    doubled = Rule("double_decay", ("optimizer.weight_decay",), _double_decay, lambda move: "because")
+    assert moved(512, doubled, recipe=moved(4096, doubled)) == moved(512, doubled)
+
+
+def printed(result: Transfer) -> list[str]:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(transfer_tables(result))
+    return [" ".join(line.split()) for line in capture.get().splitlines()]
+
+
+def test_without_n_the_price_shows_what_both_budgets_name_and_factors() -> None:
+    lines = printed(transfer(TUNED, batch_size=512))
+    assert lines[-4:] == ["price before after factor", "steps x 0.25", "examples x 1", "epochs 100 100 x 1"]
+    steps = printed(transfer(TUNED.replace(budget=Steps(3200)), batch_size=512))
+    assert steps[-2:] == ["steps 3,200 800 x 0.25", "examples x 1"]
+    mixed = Rule("by_hand", ("budget",), lambda recipe, _: recipe.replace(budget=Steps(7)), lambda _: "because")
+    assert "price factor" in printed(transfer(TUNED, batch_size=512, rules=mixed))
+
+
+def test_where_a_transfer_starts_is_printed_and_in_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "moved.toml"
+    write_recipe(moved(4096, "linear").with_lr(0.3), path)
+    lines = printed(transfer(loads_recipe(path.read_text()), batch_size=512, examples=N))
+    assert lines[-2].startswith("note: starts from the recipe tuned at batch size 128")
+    assert lines[-1].startswith("warning: optimizer.lr 0.3 is none")
+    assert run(["transfer", str(path), "--batch-size", "512", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["notes"] == ["starts from the recipe tuned at batch size 128 that this one remembers"]
+    assert document["warnings"][0].startswith("optimizer.lr 0.3 is none that a rule gives without N")
+
+
+def test_an_output_that_cannot_be_written_is_named_as_the_user_gave_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "tuned.toml"
+    write_recipe(TUNED, path)
+    command = ["transfer", str(path), "--batch-size", "512", "--output"]
+    assert run([*command, str(tmp_path)]) == 2
+    assert f"--output must name a file, got the directory {tmp_path};" in capsys.readouterr().err
+    assert run([*command, str(path / "new.toml")]) == 1
+    assert f"cannot write {path / 'new.toml'}: " in capsys.readouterr().err
+    assert run([*command, str(tmp_path / ("x" * 300))]) == 1
+    assert "partial" not in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from rebatch.batching import mean_batch_size, total_steps
+from rebatch.batching import examples_seen, total_steps
 from rebatch.recipe import Epochs, Examples, Recipe, Steps
 
 
@@ -24,9 +24,9 @@ class Price(msgspec.Struct, frozen=True):
 
 
 def cost(recipe: Recipe, examples: int) -> Cost:
-    """Steps, examples seen and epochs of a run of `recipe` on a training set of `examples`."""
+    """Steps, examples seen (partial batches counted as they are) and epochs of a run of `recipe` on N `examples`."""
     steps = total_steps(recipe, examples)
-    seen = round(steps * mean_batch_size(recipe, examples))
+    seen = examples_seen(steps, examples, recipe)
     return Cost(steps=steps, examples=seen, epochs=seen / examples)
 
 

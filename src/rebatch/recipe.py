@@ -1,4 +1,4 @@
-"""The numbers that define an optimisation: frozen data, valid from birth, with no seed, device or path in it."""
+"""The numbers that define an optimization: frozen data, valid from birth, with no seed, device or path in it."""
 
 import math
 import tomllib
@@ -11,7 +11,19 @@ import tomli_w
 from rebatch.errors import RequestError, did_you_mean
 from rebatch.files import write_whole
 from rebatch.plain import plain
-from rebatch.schedule import Constant, Cosine, Linear, MultiStep, PiecewiseLinear, Schedule
+from rebatch.schedule import (
+    Constant,
+    Cosine,
+    Linear,
+    MultiStep,
+    PiecewiseLinear,
+    Schedule,
+    join,
+    mismatch,
+    require_types,
+    show_value,
+    value_at,
+)
 
 LastBatch = Literal["keep", "drop"]
 LossReduction = Literal["mean", "sum"]
@@ -21,6 +33,9 @@ class _Optimizer(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="type"
 ):
     """How optimizers are written in a recipe file; the numbers keep torch's names."""
+
+    def __post_init__(self) -> None:
+        require_types(self, "optimizer")
 
 
 class Sgd(_Optimizer, frozen=True, tag="sgd"):
@@ -32,6 +47,7 @@ class Sgd(_Optimizer, frozen=True, tag="sgd"):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require_lr(self.lr)
         _require(0 <= self.momentum < 1, "optimizer.momentum", "0 <= momentum < 1", self.momentum)
         _require(
@@ -49,6 +65,7 @@ class AdamW(_Optimizer, frozen=True, tag="adamw"):
     weight_decay: float = 0.01
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require_lr(self.lr)
         for beta in self.betas:
             _require(0 <= beta < 1, "optimizer.betas", "two numbers, 0 <= beta < 1", list(self.betas))
@@ -65,6 +82,7 @@ class Epochs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
     epochs: float
 
     def __post_init__(self) -> None:
+        require_types(self, "budget")
         _require(self.epochs > 0 and math.isfinite(self.epochs), "budget.epochs", "positive and finite", self.epochs)
 
 
@@ -74,6 +92,7 @@ class Steps(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
     steps: int
 
     def __post_init__(self) -> None:
+        require_types(self, "budget")
         _require(self.steps >= 1, "budget.steps", "at least 1", self.steps)
 
 
@@ -83,6 +102,7 @@ class Examples(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     examples: int
 
     def __post_init__(self) -> None:
+        require_types(self, "budget")
         _require(self.examples >= 1, "budget.examples", "at least 1", self.examples)
 
 
@@ -90,7 +110,7 @@ Budget = Epochs | Steps | Examples
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Everything that defines an optimisation except seed, device and data.
+    """Everything that defines an optimization except seed, device and data.
 
     `tuned` is the recipe that this one was transferred from, `None` for a recipe that somebody tuned: a further
     transfer starts there. Delete it after tuning a transferred recipe by hand.
@@ -111,12 +131,14 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tuned: "Recipe | None" = None
 
     def __post_init__(self) -> None:
+        require_types(self, "")
         _require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
         if self.ghost_batch_size is not None:
             limit = f"between 2 and batch_size {self.batch_size}"
             _require(2 <= self.ghost_batch_size <= self.batch_size, "ghost_batch_size", limit, self.ghost_batch_size)
         if self.max_grad_norm is not None:
-            _require(self.max_grad_norm > 0, "max_grad_norm", "positive; leave it out for none", self.max_grad_norm)
+            holds = self.max_grad_norm > 0 and math.isfinite(self.max_grad_norm)
+            _require(holds, "max_grad_norm", "positive and finite (leave it out for none)", self.max_grad_norm)
         _require(self.tuned is None or self.tuned.tuned is None, "tuned.tuned", "left out", "a recipe")
 
     def replace(self, **changes: Any) -> Self:
@@ -147,13 +169,18 @@ def loads_recipe(text: str) -> Recipe:
 
 def dumps_recipe(recipe: Recipe) -> str:
     """The recipe as the text of a TOML file; `loads_recipe` gives back an equal recipe."""
-    return tomli_w.dumps(to_table(recipe))
+    return tomli_w.dumps(to_table(recipe)).replace("\n[tuned]\n", f"\n{_ABOUT_TUNED}\n[tuned]\n")
+
+
+_ABOUT_TUNED = """\
+# A further transfer starts from the numbers below, not from those above.
+# After tuning by hand, delete [tuned] and all that follows."""
 
 
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe file."""
     try:
-        return loads_recipe(path.read_text(encoding="utf-8"))
+        return loads_recipe(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise RequestError(f"cannot read the recipe {path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -187,17 +214,6 @@ def to_table(recipe: Recipe) -> dict[str, Any]:
     return _sorted_for_reading(table)
 
 
-_CHOICES = {"last_batch": "'keep' or 'drop'", "loss_reduction": "'mean' or 'sum'"}
-_KINDS = {
-    "float": "a number",
-    "int": "a whole number",
-    "int | null": "a whole number",
-    "float | null": "a number",
-    "str": "a text",
-    "bool": "true or false",
-    "object": "a table",
-    "array": "a list",
-}
 _BUDGETS = ("epochs", "steps", "examples")
 _TYPES: dict[str, dict[str, type[msgspec.Struct]]] = {
     "optimizer": {"sgd": Sgd, "adamw": AdamW},
@@ -233,37 +249,21 @@ def _explain(error: msgspec.ValidationError, table: dict[str, Any]) -> str:
     path = where.rstrip("`").lstrip(".")
     if message.startswith("Object contains unknown field"):
         name = message.split("`")[1]
-        return f"unknown field {_join(path, name)!r}{did_you_mean(name, _fields_at(path, table))}"
+        return f"unknown field {join(path, name)!r}{did_you_mean(name, _fields_at(path, table))}"
     if message.startswith("Object missing required field"):
-        return f"{_join(path, message.split('`')[1])} is missing"
+        return f"{join(path, message.split('`')[1])} is missing"
     if message.startswith("Invalid value") and path.endswith(".type"):
-        kind = str(_value_at(path, table))
+        kind = str(value_at(path, table))
         return f"{path} {kind!r} is unknown{did_you_mean(kind, _TYPES.get(path.split('.')[-2], {}))}"
-    if message.startswith("Invalid enum value"):
-        return f"{path} must be {_CHOICES[path.split('.')[-1]]}, got {_value_at(path, table)!r}"
-    kind = message.partition("`")[2].partition("`")[0]
-    return f"{path} must be {_KINDS.get(kind, message)}, got {_value_at(path, table)!r}"
+    return mismatch(message, path, value_at(path, table))
 
 
 def _fields_at(path: str, table: dict[str, Any]) -> tuple[str, ...]:
     part = path.removeprefix("tuned").removeprefix(".")
     if part in _TYPES:
-        kind = _TYPES[part].get(str(_value_at(_join(path, "type"), table)))
+        kind = _TYPES[part].get(str(value_at(join(path, "type"), table)))
         return ("type", *(kind.__struct_fields__ if kind else ()))
     return Recipe.__struct_fields__
-
-
-def _value_at(path: str, table: Any) -> Any:
-    for name in path.replace("[", ".").replace("]", "").split("."):
-        if isinstance(table, dict):
-            table = table.get(name)
-        elif isinstance(table, list) and name.isdigit():
-            table = table[int(name)]
-    return table
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
 
 
 def _sorted_for_reading(table: dict[str, Any]) -> dict[str, Any]:
@@ -276,7 +276,7 @@ def _sorted_for_reading(table: dict[str, Any]) -> dict[str, Any]:
 
 def _require(holds: bool, field: str, limit: str, value: object) -> None:
     if not holds:
-        raise RequestError(f"{field} must be {limit}, got {value!r}")
+        raise RequestError(f"{field} must be {limit}, got {show_value(value)}")
 
 
 def _require_lr(lr: float) -> None:

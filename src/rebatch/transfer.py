@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from rebatch.batching import steps_per_epoch, total_steps
 from rebatch.errors import RequestError, did_you_mean
 from rebatch.price import Price, price
 from rebatch.recipe import AdamW, Recipe, Steps, to_table
+from rebatch.schedule import show_value, typed
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Transfer(msgspec.Struct, frozen=True):
-    """The outcome of `transfer`."""
+    """The outcome of `transfer`: `warnings` doubt it, `notes` say where it started."""
 
     recipe: Recipe
     kappa: float
@@ -68,16 +70,17 @@ class Transfer(msgspec.Struct, frozen=True):
     changes: tuple[Change, ...]
     warnings: tuple[str, ...]
     price: Price
+    notes: tuple[str, ...] = ()
 
 
 def linear_lr(recipe: Recipe, move: Move) -> Recipe:
     """Scale the learning rate by kappa (Krizhevsky, 2014; Goyal et al., 2017): right while steps stay small."""
-    return recipe.with_lr(recipe.optimizer.lr * move.kappa)
+    return _scaled_lr(recipe, move.kappa, "linear_lr")
 
 
 def sqrt_lr(recipe: Recipe, move: Move) -> Recipe:
     """Scale the learning rate by sqrt(kappa): keeps the covariance of one weight increment (Hoffer et al., 2017)."""
-    return recipe.with_lr(recipe.optimizer.lr * math.sqrt(move.kappa))
+    return _scaled_lr(recipe, math.sqrt(move.kappa), "sqrt_lr")
 
 
 def exact_sqrt_lr(recipe: Recipe, move: Move) -> Recipe:
@@ -86,13 +89,13 @@ def exact_sqrt_lr(recipe: Recipe, move: Move) -> Recipe:
     A batch of B drawn without replacement from N has gradient covariance (N - B) / (N - 1) C / B.
 
     Raises:
-        RequestError: N is not known, or the new batch is the whole training set, whose gradient has no noise.
+        RequestError: N is not known, or a batch is the whole training set, whose gradient has no noise.
     """
-    return recipe.with_lr(recipe.optimizer.lr * _exact_sqrt_factor(move))
+    return _scaled_lr(recipe, _exact_sqrt_factor(move), "exact_sqrt_lr")
 
 
 def ghost_batch(recipe: Recipe, move: Move) -> Recipe:
-    """Normalise over ghosts of the batch size that was tuned (Hoffer et al., 2017); a ghost size already set stays."""
+    """Normalize over ghosts of the batch size that was tuned (Hoffer et al., 2017); a ghost size already set stays."""
     if move.tuned.ghost_batch_size is not None or move.kappa <= 1:
         return recipe
     return recipe.replace(ghost_batch_size=move.tuned.batch_size)
@@ -152,7 +155,7 @@ RULES: dict[str, Rule] = {
         "same_steps",
         ("budget",),
         same_steps,
-        lambda move: f"the same number of updates (regime adaptation): {move.kappa:g} times the examples",
+        lambda move: f"the same number of updates (regime adaptation): about {move.kappa:g} times the examples",
     ),
 }
 
@@ -168,7 +171,11 @@ LINEAR_LIMIT = 8
 
 
 def transfer(
-    recipe: Recipe, *, batch_size: int, rules: Sequence[str | Rule] = DEFAULT_RULES, examples: int | None = None
+    recipe: Recipe,
+    *,
+    batch_size: int,
+    rules: str | Rule | Sequence[str | Rule] = DEFAULT_RULES,
+    examples: int | None = None,
 ) -> Transfer:
     """Move `recipe` to another batch size.
 
@@ -177,7 +184,8 @@ def transfer(
     `RULES`. `examples` is the size of the training set, which some rules need.
 
     Raises:
-        RequestError: an unknown rule, two rules for one field, a missing fact, a batch that the data cannot fill.
+        RequestError: an unknown rule, two rules for one field, a rule that changes what it does not set, a missing
+            fact, a batch that the data cannot fill, a summed loss, a transferred recipe that was edited.
 
     >>> from rebatch.recipe import Epochs, Sgd
     >>> tuned = Recipe(batch_size=128, optimizer=Sgd(lr=0.1, momentum=0.9), budget=Epochs(50))
@@ -186,20 +194,21 @@ def transfer(
     (0.2, 'optimizer.lr')
     """
     tuned = recipe.tuned or recipe
-    chosen = _choose(rules)
-    if batch_size == tuned.batch_size:
-        return Transfer(tuned, 1.0, _names(chosen), (), (), price(tuned, tuned, examples))
-    move = Move(tuned, batch_size, examples)
+    chosen = _choose([rules] if isinstance(rules, str | Rule) else rules)
+    move = Move(tuned, typed(batch_size, int, "batch_size"), typed(examples, int | None, "examples"))
     _require_fits(move)
-    moved = _with_batch_size(tuned, batch_size)
+    notes, ignored = _start(recipe, chosen, move.examples)
+    if move.batch_size == tuned.batch_size:
+        return Transfer(tuned, 1.0, _names(chosen), (), ignored, price(tuned, tuned, move.examples), notes)
+    _refuse_sum(tuned)
+    moved = _with_batch_size(tuned, move.batch_size)
     changes = _changes(tuned, moved, "batch_size", lambda _: f"asked for: kappa = {move.kappa:g}", move)
     for rule in chosen:
         before, moved = moved, rule.apply(moved, move)
+        _refuse_undeclared(rule, before, moved)
         changes += _changes(before, moved, rule.name, rule.why, move)
-    cost = price(tuned, moved, examples)
-    return Transfer(
-        moved.replace(tuned=tuned), move.kappa, _names(chosen), tuple(changes), _warnings(chosen, move), cost
-    )
+    cost, warnings = price(tuned, moved, move.examples), ignored + _warnings(chosen, move)
+    return Transfer(moved.replace(tuned=tuned), move.kappa, _names(chosen), tuple(changes), warnings, cost, notes)
 
 
 def _choose(rules: Sequence[str | Rule]) -> list[Rule]:
@@ -230,9 +239,89 @@ def _refuse_conflicts(chosen: Sequence[Rule]) -> None:
             setter[field] = rule.name
 
 
+def _refuse_undeclared(rule: Rule, before: Recipe, after: Recipe) -> None:
+    for field in _differing(before, after):
+        if field not in rule.sets:
+            declared = ", ".join(rule.sets) or "nothing"
+            raise RequestError(f"{rule.name} changes {field!r} but declares {declared}; add {field!r} to what it sets")
+
+
+def _refuse_sum(tuned: Recipe) -> None:
+    if tuned.loss_reduction == "mean":
+        return
+    size, optimizer = tuned.batch_size, tuned.optimizer
+    if isinstance(optimizer, AdamW):
+        same = {"optimizer.eps": optimizer.eps / size}
+    else:
+        same = {"optimizer.lr": optimizer.lr * size, "optimizer.weight_decay": optimizer.weight_decay / size}
+    if tuned.max_grad_norm is not None:
+        same["max_grad_norm"] = tuned.max_grad_norm / size
+    raise RequestError(
+        "loss_reduction must be 'mean' for a transfer, got 'sum' (its gradient grows with the batch by itself); "
+        "the same optimization with 'mean', on full batches: "
+        + ", ".join(f"{field} = {value:.6g}" for field, value in same.items() if value)
+    )
+
+
+def _start(recipe: Recipe, chosen: Sequence[Rule], examples: int | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(notes, warnings) on where the transfer starts: at `recipe`, or at the tuned recipe that it remembers."""
+    tuned = recipe.tuned
+    if tuned is None:
+        return (), ()
+    old, new = _fields(tuned), _fields(recipe)
+    own = {field for rule in chosen if rule.name not in RULES for field in rule.sets}
+    for field in _differing(tuned, recipe):
+        if field not in _SET_BY_RULES | own:
+            raise RequestError(
+                f"{field} was edited after a transfer ({_spelled(new.get(field))}, in [tuned] "
+                f"{_spelled(old.get(field))}), and a further transfer starts from [tuned]; {_WAY_OUT}"
+            )
+    known = "" if examples else " without N"
+    ignored = [
+        f"{field} {_spelled(new.get(field))} is none that a rule gives{known}; it is ignored; {_WAY_OUT}"
+        for field in _unreached(recipe, tuned, examples)
+        if field not in own
+    ]
+    return (f"starts from the recipe tuned at batch size {tuned.batch_size} that this one remembers",), tuple(ignored)
+
+
+_SET_BY_RULES = {"batch_size", *(field for rule in RULES.values() for field in rule.sets)}
+_WAY_OUT = "delete [tuned] to start from the numbers above it (in Python: recipe.as_tuned())"
+
+
+def _unreached(recipe: Recipe, tuned: Recipe, examples: int | None) -> list[str]:
+    """Fields that rules set, at a value to which no rule leads from `tuned`: somebody edited them."""
+    move, start = Move(tuned, recipe.batch_size, examples), _with_batch_size(tuned, recipe.batch_size)
+    reached = [start]
+    for rule in RULES.values():
+        with suppress(RequestError):  # it lacks a fact
+            reached.append(rule.apply(start, move))
+    if examples is None and isinstance(recipe.budget, Steps) and not isinstance(tuned.budget, Steps):
+        reached.append(start.replace(budget=recipe.budget))  # same_steps may have made any number of steps
+    tables = [_fields(each) for each in reached]
+    values = _fields(recipe)
+    return [
+        field
+        for field in sorted(_SET_BY_RULES)
+        if not any(_same(values.get(field), table.get(field)) for table in tables)
+    ]
+
+
+def _spelled(value: object) -> str:
+    return "left out" if value is None else show_value(value)
+
+
+def _same(value: object, other: object) -> bool:
+    if isinstance(value, float) and isinstance(other, float):
+        return math.isclose(value, other, rel_tol=1e-9)
+    return value == other
+
+
 def _require_fits(move: Move) -> None:
     if move.batch_size < 1:
         raise RequestError(f"batch_size must be at least 1, got {move.batch_size}")
+    if move.examples is not None and move.examples < 1:
+        raise RequestError(f"examples must be at least 1, got {move.examples}")
     if move.examples is not None:
         for size in (move.tuned.batch_size, move.batch_size):
             steps_per_epoch(move.examples, size, move.tuned.last_batch)
@@ -246,11 +335,12 @@ def _with_batch_size(tuned: Recipe, batch_size: int) -> Recipe:
 
 def _changes(before: Recipe, after: Recipe, rule: str, why: Callable[[Move], str], move: Move) -> list[Change]:
     old, new = _fields(before), _fields(after)
-    return [
-        Change(field, old.get(field), new.get(field), rule, why(move))
-        for field in dict.fromkeys([*old, *new])
-        if old.get(field) != new.get(field)
-    ]
+    return [Change(field, old.get(field), new.get(field), rule, why(move)) for field in _differing(before, after)]
+
+
+def _differing(before: Recipe, after: Recipe) -> list[str]:
+    old, new = _fields(before), _fields(after)
+    return [field for field in dict.fromkeys([*old, *new]) if old.get(field) != new.get(field)]
 
 
 def _fields(recipe: Recipe) -> dict[str, Any]:
@@ -264,13 +354,24 @@ def _fields(recipe: Recipe) -> dict[str, Any]:
     return flat
 
 
+def _scaled_lr(recipe: Recipe, factor: float, rule: str) -> Recipe:
+    lr = recipe.optimizer.lr * factor
+    if not 0 < lr < math.inf:
+        raise RequestError(
+            f"{rule} gives no positive finite optimizer.lr: {recipe.optimizer.lr:g} x {factor:g} = {lr:g}; "
+            "check optimizer.lr, or take a batch size nearer to the tuned one"
+        )
+    return recipe.with_lr(lr)
+
+
 def _exact_sqrt_factor(move: Move) -> float:
     examples = move.require_examples("exact_sqrt_lr")
-    if move.batch_size >= examples:
-        raise RequestError(
-            f"exact_sqrt_lr needs a batch smaller than the training set of {examples} examples, got {move.batch_size}: "
-            "the full batch has no noise to match; use sqrt_lr"
-        )
+    for size in (move.tuned.batch_size, move.batch_size):
+        if size >= examples:
+            raise RequestError(
+                f"exact_sqrt_lr needs batches smaller than the training set of {examples} examples, got {size}: "
+                "the full batch has no noise to match; use sqrt_lr"
+            )
     return math.sqrt(move.kappa * (examples - move.tuned.batch_size) / (examples - move.batch_size))
 
 

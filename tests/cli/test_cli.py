@@ -1,13 +1,19 @@
 """The command line as its user meets it: output, exit status, one line for what is wrong."""
 
 import json
+import os
+import shlex
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+import rebatch
 from rebatch.cli.main import run, spread
+from rebatch.cli.train_run import _Clock
 from rebatch.recipe import Epochs, Steps, read_recipe, write_recipe
 from rebatch.tasks import TASKS
 
@@ -47,6 +53,8 @@ def test_transfer_writes_a_file_that_train_takes(tmp_path: Path, capsys: pytest.
     # The store has the result; the same command shows it.
     assert run(["train", str(moved), "--task", "digits", "--json", "--store", str(tmp_path / "store")]) == 0
     assert json.loads(capsys.readouterr().out) == first
+    assert run(["train", str(moved), "--task", "digits", "--store", str(tmp_path / "store")]) == 0
+    assert capsys.readouterr().out.startswith("already done: test accuracy")
 
 
 def test_train_shows_progress_loss_accuracy_and_examples_per_second(
@@ -107,6 +115,7 @@ def test_rules_may_follow_one_option_with_spaces_or_commas(recipe: Path, capsys:
         (["report", "absent"], "absent is not a store of runs"),
         (["data", "fetch", "mnits"], "did you mean 'mnist'?"),
         (["stduy"], "stduy"),
+        (["train", "RECIPE", "--task", "digits", "--data-dir", "RECIPE"], "recipe.toml is a file, not a folder"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_exit_2(
@@ -150,13 +159,204 @@ def test_a_study_is_run_shown_and_reported(tmp_path: Path, capsys: pytest.Captur
     out, err = capsys.readouterr()
     assert "small beats large" in out
     assert "gap closed" in out
+    assert "4 runs done, 2 diverged, 0 failed, 0 reused" in out
     assert f"report: {store}/report/index.html" in out.replace("\n", "")
     assert "6 of 6 runs to do, 1 at a time" in err
+    assert "5 of 6 runs finished\n6 of 6 runs finished\n" in err  # a log shows that it lives
     assert run(["study", "show", store]) == 0
     shown = capsys.readouterr().out
     assert "2 of 2 diverged" in shown
+    assert "reused" not in shown
     assert run(["study", "show", store, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["runs"] == {"done": 4, "diverged": 2, "failed": 0, "reused": 6}
     assert run(["report", store, "--output", str(tmp_path / "page")]) == 0
     assert (tmp_path / "page" / "index.html").stat().st_size > 1_000_000  # plotly is inside
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose path looks like markup."""
+    store = tmp_path_factory.mktemp("c[red]") / "s[/x] :smile:"
+    assert run(["study", "run", STUDY, "--task", "digits", "--store", str(store), "--jobs", "2"]) == 0
+    return store
+
+
+@pytest.fixture
+def store(finished: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished, tmp_path / "c[red]" / finished.name)
+
+
+def again(store: Path, *options: str) -> int:
+    return run(["study", "run", STUDY, "--task", "digits", "--store", str(store), *options])
+
+
+def test_text_and_paths_of_a_user_are_shown_as_they_are(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = next(store.glob("plans/*.json"))
+    plan.write_text(plan.read_text().replace("small beats large", "[/] :smile: [red]wins"))
+    assert run(["study", "show", str(store)]) == 0
+    assert "[/] :smile: [red]wins" in capsys.readouterr().out
+    assert run(["report", str(store)]) == 0
+    assert capsys.readouterr().out == f"{store}/report/index.html\n"
+
+
+def test_a_complete_store_on_a_full_or_read_only_disk_still_shows_its_table(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(_: int) -> None:
+        raise OSError(30, "Read-only file system")
+
+    before = sorted(store.rglob("*"))
+    monkeypatch.setattr(os, "fsync", refused)
+    assert again(store) == 1
+    out, err = capsys.readouterr()
+    assert "small beats large" in out
+    assert "all 6 runs are in the store" in err
+    last = err.splitlines()[-1]
+    assert f"cannot be written (Read-only file system: {store}/report/index.html); all runs are kept in" in last
+    assert again(store, "--json") == 1
+    assert json.loads(capsys.readouterr().out)["runs"]["reused"] == 6
+    assert sorted(store.rglob("*")) == before
+
+
+def test_an_unfinished_study_says_how_many_runs_are_missing(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    next(store.glob("runs/*/result.json")).unlink()
+    assert run(["study", "show", str(store)]) == 0
+    assert "1 of 6 missing" in capsys.readouterr().out
+
+
+def test_fewer_seeds_than_before_are_told(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert again(store, "--seeds", "1") == 0
+    assert "seeds: 1 instead of 2; 3 finished runs are kept but not shown (--seeds 2)" in capsys.readouterr().err
+
+
+def test_the_recorded_command_can_be_run_again(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["study", "run", STUDY, "--task", "digits", "--store", str(store), "--seeds", "1"]
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/rebatch", *arguments])
+    assert run(arguments) == 0
+    document = json.loads(next(store.glob("plans/*.json")).read_text())
+    assert shlex.split(document["command"]) == ["rebatch", *arguments]
+
+
+@pytest.mark.parametrize("json_option", [[], ["--json"]])
+def test_a_result_that_cannot_be_shown_is_one_line(store: Path, json_option: list[str]) -> None:
+    show = [sys.executable, "-m", "rebatch", "study", "show", str(store), *json_option]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(show, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "rebatch: cannot write the result to standard output: No space left on device\n"
+
+
+def test_a_refused_request_leaves_no_store_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from rebatch.study.plan import Study\nmine = Study('mine', '', '', lambda *_: None)"
+    )
+    assert run(["study", "run", f"{tmp_path}/mine.py:mine", "--store", str(tmp_path / "store")]) == 2
+    assert "must return a Design, got None" in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["study"], ["data"]])
+def test_without_a_command_the_help_is_printed_as_it_is_meant(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out.startswith(" ".join(["Usage: rebatch", *arguments]))
+    assert out.count("\n") > 5
+    assert err == ""
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"rebatch {rebatch.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ([], "stopped; nothing is kept without --store"),
+        (["--store", "STORE"], "stopped; the same command goes on from its last checkpoint (one is kept every minute)"),
+    ],
+)
+def test_a_stopped_training_promises_only_what_is_kept(
+    options: list[str],
+    line: str,
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rebatch.cli.train_run.execute", stopped)
+    assert run(["train", str(recipe), "--task", "digits", *options]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == f"rebatch: {line}"
+
+
+TASK = """
+import dataclasses
+from torch import nn
+from rebatch.tasks import TASKS
+
+class Net(nn.Linear):
+    def forward(self, x):
+        print("hello")
+        {body}
+
+mine = dataclasses.replace(TASKS["digits/mlp"], build=lambda: Net(64, 10))
+"""
+
+
+def trained(body: str, tmp_path: Path, *options: str) -> int:
+    path = tmp_path / "short.toml"
+    write_recipe(TASKS["digits/mlp"].recipe.replace(budget=Steps(3)), path)
+    (tmp_path / "mine.py").write_text(TASK.format(body=body))
+    return run(["train", str(path), "--task", f"{tmp_path}/mine.py:mine", *options])
+
+
+def test_what_a_users_model_raises_is_one_line_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trained("raise KeyError('mask')", tmp_path) == 1
+    line = f"rebatch: KeyError: 'mask' ({tmp_path}/mine.py:9)"
+    assert capsys.readouterr().err.splitlines()[-1] == line
+    assert trained("raise KeyError('mask')", tmp_path, "--store", str(tmp_path / "store")) == 1
+    told, _, file = capsys.readouterr().err.splitlines()[-1].partition(", traceback in ")
+    assert told == line
+    assert "in forward" in Path(file).read_text()
+
+
+def test_what_a_users_model_prints_stays_out_of_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert trained("return super().forward(x.flatten(1))", tmp_path, "--json") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["steps"] == 3
+    assert "hello" in err
+
+
+def test_a_resumed_run_counts_only_the_examples_of_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([10.0, 12.0, 13.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(times))
+    clock = _Clock(seen=1000)
+    assert [clock.rate(1200), clock.rate(1250)] == [100.0, 50.0]
+
+
+def test_the_recipe_that_transfer_prints_can_be_read_again(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from rebatch.recipe import loads_recipe
+
+    assert run(["transfer", str(recipe), "--batch-size", "256"]) == 0
+    out = capsys.readouterr().out
+    assert loads_recipe(out[out.index("batch_size = 256") :]).tuned == TASKS["mnist/f1"].recipe
+
+
+def test_what_the_readme_says_transfer_prints_is_what_it_prints(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    options = ["--batch-size", "4096", "--rules", "hoffer", "--task", "mnist/f1", "--output", str(tmp_path / "l.toml")]
+    assert run(["transfer", str(recipe), *options]) == 0
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) > 8
+    assert all(line in readme for line in lines)

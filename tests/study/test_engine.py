@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,17 @@ from typing import Any
 import pytest
 
 STUDY = f"{Path(__file__).parent / 'small_study.py'}:small"
+
+
+USERS_TASK = """
+from rebatch.tasks import TASKS
+import dataclasses, os
+
+def build():
+    {body}
+
+mine = dataclasses.replace(TASKS["digits/mlp"], name="mine/mlp", build=build)
+"""
 
 
 def command(store: Path, *options: str, study: str = STUDY) -> list[str]:
@@ -94,15 +106,20 @@ def test_killed_at_any_moment_it_ends_with_the_same_numbers(
     assert numbers(store) == expected
 
 
-def test_two_engines_on_one_store_share_the_work(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    store = tmp_path / "store"
+def test_two_engines_on_one_store_share_the_work_and_do_no_run_twice(
+    undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    store, log = tmp_path / "store", tmp_path / "builds"
+    body = f"open({str(log)!r}, 'a').write('built\\n'); return TASKS['digits/mlp'].build()"  # a run builds one model
+    (tmp_path / "task.py").write_text(USERS_TASK.format(body=body))
+    options = ("--jobs", "1", "--task", f"{tmp_path}/task.py:mine")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    engines = [subprocess.Popen(command(store, "--jobs", "1"), **pipes) for _ in range(2)]  # type: ignore[call-overload]
+    engines = [subprocess.Popen(command(store, *options), **pipes) for _ in range(2)]  # type: ignore[call-overload]
     outputs = [engine.communicate(timeout=120) for engine in engines]
     assert [engine.returncode for engine in engines] == [0, 0], outputs
     documents = [json.loads(out) for out, _ in outputs]
-    assert documents[0]["arms"] == documents[1]["arms"]
-    assert numbers(store) == numbers(undisturbed[0])
+    assert documents[0]["arms"] == documents[1]["arms"] == undisturbed[1]["arms"]
+    assert log.read_text().splitlines() == ["built"] * 6
 
 
 def test_ctrl_c_stops_cleanly_and_keeps_what_is_done(tmp_path: Path) -> None:
@@ -124,37 +141,31 @@ def test_ctrl_c_stops_cleanly_and_keeps_what_is_done(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
-BROKEN_TASK = """
-from rebatch.tasks import TASKS, Task
-import dataclasses, os
-
-def build():
-    {body}
-
-broken = dataclasses.replace(TASKS["digits/mlp"], name="broken/mlp", build=build)
-"""
-
-
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ("raise ZeroDivisionError('my own bug')", "ZeroDivisionError: my own bug"),
+        ("raise ZeroDivisionError('my own bug')", r"ZeroDivisionError: my own bug \(.*task.py:6\), traceback in "),
+        ("raise SystemExit(3)", r"SystemExit: 3 \(.*task.py:6\), traceback in "),
         ("os._exit(9)", "its process died with exit code 9"),
     ],
 )
 def test_a_run_that_fails_is_told_and_the_study_exits_with_1(body: str, reason: str, tmp_path: Path) -> None:
-    (tmp_path / "task.py").write_text(BROKEN_TASK.format(body=body))
+    (tmp_path / "task.py").write_text(USERS_TASK.format(body=body))
     store = tmp_path / "store"
-    options = ("--task", f"{tmp_path}/task.py:broken", "--seeds", "1", "--jobs", "1")
+    options = ("--task", f"{tmp_path}/task.py:mine", "--seeds", "1", "--jobs", "1")
     done = subprocess.run(command(store, *options), capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert json.loads(done.stdout)["runs"] == {"done": 0, "diverged": 0, "failed": 3, "reused": 0}
-    assert f"3 runs failed, the first with: {reason}" in done.stderr.strip().splitlines()[-1]
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.search(f"3 runs failed, the first with: {reason}", last)
+    assert "Traceback" not in done.stderr
+    for told in re.findall(r"traceback in (\S+/error.txt)", last):
+        assert "in build" in Path(told).read_text()
 
 
 def test_a_full_disk_stops_the_study_in_one_line_and_nothing_is_lost(tmp_path: Path) -> None:
-    (tmp_path / "task.py").write_text(BROKEN_TASK.format(body="raise OSError(28, 'No space left on device', 'rows')"))
-    options = ("--task", f"{tmp_path}/task.py:broken", "--jobs", "1")
+    (tmp_path / "task.py").write_text(USERS_TASK.format(body="raise OSError(28, 'No space left on device', 'rows')"))
+    options = ("--task", f"{tmp_path}/task.py:mine", "--jobs", "1")
     done = subprocess.run(command(tmp_path / "store", *options), capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -168,3 +179,34 @@ def test_a_wrong_request_of_every_run_stops_the_study_with_2(tmp_path: Path) -> 
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "rebatch data fetch mnist" in done.stderr.strip().splitlines()[-1]
+
+
+def test_what_a_users_model_prints_stays_out_of_the_json(tmp_path: Path) -> None:
+    body = "print('hello'); os.system('echo world'); return TASKS['digits/mlp'].build()"
+    (tmp_path / "task.py").write_text(USERS_TASK.format(body=body) + "print('read')")
+    document = finish(tmp_path / "store", "--task", f"{tmp_path}/task.py:mine", "--seeds", "1", "--jobs", "1")
+    assert document["runs"]["done"] == 2
+
+
+WRONG = [
+    ("return TASKS['digits/mlp'].build()", "train=1000", "promises splits of (1000, 256, 517) examples"),
+    (
+        "open(__file__, 'a').write('# edited'); return TASKS['digits/mlp'].build()",
+        "train=1024",
+        "changed while the study ran",
+    ),
+]
+
+
+@pytest.mark.parametrize(("body", "change", "message"), WRONG)
+def test_a_task_that_is_not_what_was_planned_stops_the_study_at_once_with_2(
+    body: str, change: str, message: str, tmp_path: Path
+) -> None:
+    text = USERS_TASK.format(body=body) + f"mine = dataclasses.replace(mine, {change})\n"
+    (tmp_path / "task.py").write_text(text)
+    options = ("--task", f"{tmp_path}/task.py:mine", "--jobs", "1")
+    done = subprocess.run(command(tmp_path / "store", *options), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert message in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert len(numbers(tmp_path / "store")) <= 1

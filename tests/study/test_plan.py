@@ -1,10 +1,14 @@
+from typing import Any
+
 import msgspec
 import pytest
 
+from rebatch.errors import RequestError
 from rebatch.execution import Execution
 from rebatch.recipe import Epochs, Recipe, Sgd, dumps_recipe
 from rebatch.schedule import Constant
-from rebatch.study.plan import RunSpec, make_plan
+from rebatch.study.claims import Claim, Greater
+from rebatch.study.plan import Arm, Design, RunSpec, Study, make_plan
 from rebatch.study.studies import STUDIES
 from rebatch.study.studies.hoffer_2017 import GAP, LARGE, RA, SAME_EXAMPLES, SMALL
 from rebatch.tasks import TASKS
@@ -78,3 +82,52 @@ def test_the_gap_study_compares_what_the_paper_compares() -> None:
     assert steps[RA] == steps[SMALL] == 16 * steps[LARGE]
     assert examples[RA] == examples[SAME_EXAMPLES] == 16 * examples[SMALL]
     assert [claim.id for claim in plan.design.claims] == ["H1", "H2", "H3", "H4", "H5", "H4-control"]
+
+
+ARM = Arm(name="small", recipe=DIGITS.recipe)
+OTHER = Arm(name="large", recipe=DIGITS.recipe.replace(batch_size=64))
+CLAIM = Claim(
+    id="c",
+    statement="s",
+    source="s",
+    test=Greater("small", "large"),
+    expected=None,
+    why="",
+)
+DESIGN = Design(arms=(ARM, OTHER), claims=(CLAIM,), seeds=2)
+
+
+def plan_of(design: Any) -> None:
+    make_plan(Study(name="mine", title="", source="", design=lambda *_: design), DIGITS, "quick", execution=Execution())
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"arms": ()}, "study 'mine' has no arms"),
+        ({"seeds": 0}, "study 'mine' has 0 seeds"),
+        ({"arms": (ARM, OTHER, ARM)}, "has two arms named 'small'"),
+        ({"claims": (CLAIM, CLAIM)}, "has two claims named 'c'"),
+        ({"gap": ("small", "larg")}, "gap of study 'mine' names an unknown arm 'larg'; did you mean 'large'?"),
+        ({"arms": (ARM,)}, "claim 'c' of study 'mine' names an unknown arm 'large'"),
+        ({"seeds": "2"}, r"is not valid: Expected `int`, got `str` - at `\$.seeds` \(.*test_plan.py:\d+\)"),
+        ({"arms": (DIGITS.recipe,)}, "is not valid: .*arms"),
+    ],
+)
+def test_a_design_that_does_not_hold_together_is_refused_before_any_run(changed: dict[str, Any], message: str) -> None:
+    plan_of(DESIGN)
+    with pytest.raises(RequestError, match=message):
+        plan_of(msgspec.structs.replace(DESIGN, **changed))
+
+
+def test_a_design_that_is_none_or_fails_is_one_line_with_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RequestError, match=r"must return a Design, got None \(.*test_plan.py:\d+\)"):
+        plan_of(None)
+
+    def loud(*_: object) -> Design:
+        print("hello")
+        raise KeyError("momentum")
+
+    with pytest.raises(RequestError, match=r"'mine' cannot be planned: KeyError: 'momentum' \(.*test_plan.py:\d+\)"):
+        make_plan(Study(name="mine", title="", source="", design=loud), DIGITS, "quick", execution=Execution())
+    assert capsys.readouterr() == ("", "hello\n")

@@ -1,3 +1,4 @@
+import subprocess
 from pathlib import Path
 
 import msgspec
@@ -5,8 +6,10 @@ import numpy as np
 import pytest
 
 from rebatch.errors import RequestError, RunError
-from rebatch.study.plan import RunSpec
+from rebatch.execution import Execution
+from rebatch.study.plan import RunSpec, make_plan
 from rebatch.study.store import Result, Store, pack
+from rebatch.study.studies import STUDIES
 from rebatch.tasks import TASKS
 
 SPEC = RunSpec(task="digits/mlp", recipe=TASKS["digits/mlp"].recipe, seed=0)
@@ -49,10 +52,46 @@ def test_a_run_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_store_of_a_newer_format_is_refused_and_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "store.json").write_text('{"format": 2}')
+    newer = '{"format": 2, "made_by": "rebatch 9"}'
+    (tmp_path / "store.json").write_text(newer)
     with pytest.raises(RequestError, match="has format 2, this rebatch reads format 1; use a newer rebatch"):
         Store(tmp_path, create=True)
-    assert (tmp_path / "store.json").read_text() == '{"format": 2}'
+    assert (tmp_path / "store.json").read_text() == newer
+
+
+@pytest.mark.parametrize("marker", ["", "{}", '{"format": 0}', '{"format": "one"}', "[1]"])
+def test_the_advice_on_a_damaged_store_mends_it(marker: str, tmp_path: Path) -> None:
+    store = Store(tmp_path / "a store", create=True)
+    store.begin(SPEC)
+    (store.root / "store.json").write_text(marker)
+    with pytest.raises(RequestError, match=r"store\.json is damaged: .*; if its folder is a store of runs") as raised:
+        Store(store.root)
+    subprocess.run(str(raised.value).split("mend it: ")[1], shell=True, check=True)
+    assert Store(store.root).run(SPEC).path.exists()
+
+
+def test_the_traceback_of_a_failed_run_lies_in_its_folder_until_the_run_is_done(tmp_path: Path) -> None:
+    folder = Store(tmp_path, create=True).begin(SPEC)
+    assert folder.keep_error("Traceback").read_text() == "Traceback"
+    folder.finish(Result(status="done", steps=1, accuracy=50.0))
+    assert sorted(path.name for path in folder.path.iterdir()) == ["result.json", "spec.json"]
+
+
+def test_a_row_that_cannot_be_written_names_its_file(tmp_path: Path) -> None:
+    folder = Store(tmp_path, create=True).begin(SPEC)
+    (folder.path / "rows.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space") as raised:
+        folder.append({"step": 1.0})
+    assert raised.value.filename == str(folder.path / "rows.jsonl")
+
+
+def test_a_plan_that_is_there_already_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path, create=True)
+    plan = make_plan(STUDIES["hoffer-gap"], TASKS["digits/mlp"], "quick", execution=Execution(), command="one")
+    store.save_plan(plan)
+    monkeypatch.setattr("rebatch.study.store.write_whole", None)
+    store.save_plan(msgspec.structs.replace(plan, command="the same in other words"))
+    assert store.plans() == [plan]
 
 
 def test_places_that_cannot_be_a_store_are_one_line(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 import torch
 
 from rebatch.errors import RequestError
 from rebatch.tasks import TASKS, Task, find_task
-from rebatch.tasks.find import file_digest, load_from_file
+from rebatch.tasks.find import describe, file_digest, load_from_file
 
 
 def parameters(task: Task) -> int:
@@ -59,12 +60,29 @@ def test_a_users_file_is_run_once_asked_and_its_faults_are_one_line(tmp_path: Pa
         find_task(f"{path}:mien")
     with pytest.raises(RequestError, match="must be a rebatch Task, it is a int"):
         find_task(f"{path}:number")
-    with pytest.raises(RequestError, match="cannot be run: ZeroDivisionError"):
+    with pytest.raises(RequestError, match=r"cannot be run: SystemExit: 3 \(.*mine.py:1\)"):
+        find_task(f"{user_file(tmp_path, 'raise SystemExit(3)')}:mine")
+    with pytest.raises(RequestError, match=r"cannot be run: ZeroDivisionError: division by zero \(.*mine.py:1\)"):
         find_task(f"{user_file(tmp_path, '1 / 0')}:mine")
     with pytest.raises(RequestError, match="cannot be run: SyntaxError"):
         find_task(f"{user_file(tmp_path, 'def')}:mine")
     with pytest.raises(RequestError, match=r"no file .*absent\.py"):
         find_task(f"{tmp_path / 'absent.py'}:mine")
+
+
+def test_what_a_users_file_prints_stays_out_of_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = user_file(tmp_path, "print('hello')\nmine = 3")
+    assert load_from_file(f"{path}:mine", int) == 3
+    assert capsys.readouterr() == ("", "hello\n")
+
+
+def test_an_error_is_told_with_the_users_own_line_not_the_librarys(tmp_path: Path) -> None:
+    path = user_file(tmp_path, "import torch\ndef wrong():\n    torch.ones(2) @ torch.ones(3)\n")
+    wrong = load_from_file(f"{path}:wrong", FunctionType)
+    with pytest.raises(RuntimeError) as raised:
+        wrong()
+    assert describe(raised.value).endswith(f"({path}:3)")
+    assert "\n" not in describe(raised.value)
 
 
 def test_a_changed_file_is_another_task_to_the_store(tmp_path: Path) -> None:
@@ -78,5 +96,5 @@ def test_a_task_whose_data_is_not_what_it_promises_is_refused() -> None:
     import dataclasses
 
     wrong = dataclasses.replace(TASKS["digits/mlp"], train=1000)
-    with pytest.raises(ValueError, match=r"promises splits of \(1000, 256, 517\) examples, its data has \(1024"):
+    with pytest.raises(RequestError, match=r"promises splits of \(1000, 256, 517\) examples, its data has \(1024"):
         wrong.data()

@@ -1,6 +1,8 @@
 """From `--precision`, `--channels-last`, `--compile` and the task to an `Execution`; only "auto" imports torch."""
 
 import os
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -35,7 +37,8 @@ def _measured(task: Task, threads: int, data_dir: Path | None) -> Execution:
     from rebatch.cli.output import note
     from rebatch.study.choose import fastest
 
-    choice, rates = fastest(task, data_dir, threads=threads)
+    with redirect_stdout(sys.stderr):  # what a user's model prints is no result
+        choice, rates = fastest(task, data_dir, threads=threads)
     measured = "; ".join(f"{each.describe()}: {rate:,.0f}" for each, rate in rates.items())
     note(f"measured examples per second: {measured}; chosen: {choice.describe()}")
     return choice

@@ -1,10 +1,11 @@
-"""The progress bar of a study: optimizer steps done of all that are missing, on standard error."""
+"""The progress of a study, on standard error: a bar of optimizer steps; in a log, a line a tenth of the runs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from rebatch.batching import total_steps
 from rebatch.study.plan import Plan, RunSpec
@@ -25,7 +26,7 @@ def study_progress(plan: Plan, store: Store) -> Iterator[Callable[[RunSpec, Mess
     done = dict.fromkeys(missing, 0)
     finished: set[str] = set()
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("steps"),
@@ -38,11 +39,24 @@ def study_progress(plan: Plan, store: Store) -> Iterator[Callable[[RunSpec, Mess
 
         def on_progress(spec: RunSpec, message: Message) -> None:
             if message.kind == "failed":
-                bar.console.print(f"failed: {names[spec.run_id]}: {message.text}", markup=False, highlight=False)
+                bar.console.print(Text(f"failed: {names[spec.run_id]}: {message.text}"), soft_wrap=True)
             if message.kind in {"done", "failed"}:
                 finished.add(spec.run_id)
+                if not console.is_terminal and _is_tenth(len(finished), len(missing)):
+                    bar.console.print(f"{len(finished)} of {len(missing)} runs finished", highlight=False)
             done[spec.run_id] = message.steps if message.kind == "steps" else steps[spec.run_id]
             title = f"{len(finished)}/{len(missing)} runs; {names[spec.run_id]}"
             bar.update(line, completed=sum(done.values()), description=title)
 
         yield on_progress
+
+
+def _is_tenth(done: int, total: int) -> bool:
+    """Whether `done` passed another tenth of `total`.
+
+    >>> [done for done in range(1, 31) if _is_tenth(done, 30)]
+    [3, 6, 9, 12, 15, 18, 21, 24, 27, 30]
+    >>> [done for done in range(1, 7) if _is_tenth(done, 6)]
+    [1, 2, 3, 4, 5, 6]
+    """
+    return 10 * done // total > 10 * (done - 1) // total

@@ -1,5 +1,6 @@
 """`rebatch study`: list, run, show."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +11,7 @@ from rebatch.cli.execution import ChannelsLast, Compile, PrecisionName, choose_e
 from rebatch.cli.options import DataDir, Json, TaskName
 
 if TYPE_CHECKING:
+    from rebatch.report.summary import StudySummary
     from rebatch.study.engine import Outcome
     from rebatch.study.plan import Plan
     from rebatch.study.store import Store
@@ -51,11 +53,8 @@ def run(
     json: Json = False,
 ) -> None:
     """Run a study. Finished runs are kept; the same command again runs only what is missing."""
-    from rebatch.cli.output import note, say, write_json
     from rebatch.errors import RequestError, RunError, did_you_mean
-    from rebatch.report.page import write_report
-    from rebatch.report.summary import summarize, to_json
-    from rebatch.report.terminal import study_tables
+    from rebatch.report.summary import summarize
     from rebatch.study.find import find_study
     from rebatch.study.plan import SCALES, make_plan, plan_name
     from rebatch.study.store import Store
@@ -67,8 +66,8 @@ def run(
     study, found = find_study(name), find_task(task)
     root_name = plan_name(study.name, found.name, scale)
     root = store or Path("rebatch-store") / root_name
-    runs = Store(root, create=True)
-    earlier = runs.plan(root_name)
+    existing = Store(root) if (root / "store.json").exists() else None
+    earlier = existing.plan(root_name) if existing else None
     if earlier is not None and precision is None and not (channels_last or compiled):
         execution = earlier.execution  # a new measurement could choose otherwise and orphan the runs
     else:
@@ -82,20 +81,16 @@ def run(
         execution=execution,
         seeds=seeds,
         task_digest=file_digest(task),
-        command=f"rebatch {' '.join(sys.argv[1:])}",
+        command=shlex.join(["rebatch", *sys.argv[1:]]),
     )
+    runs = existing or Store(root, create=True)  # only now: a request that is refused leaves nothing behind
+    if earlier is not None:
+        _note_hidden(earlier, plan, runs)
     outcome = _run(plan, runs, task, jobs, threads, data_dir)
     summary = summarize(plan, runs, failed=len(outcome.failed), reused=outcome.reused)
-    page = write_report(runs, root / "report")
-    if json:
-        write_json(to_json(summary))
-        note(f"report: {page}")
-    else:
-        say(study_tables(summary))
-        say(f"report: {page}")
-    if outcome.failed:
-        first = next(iter(outcome.failed.values()))
-        raise RunError(f"{len(outcome.failed)} runs failed, the first with: {first}; the same command tries them again")
+    _show(summary, json=json)
+    if problems := [*_write_page(runs, json=json), *_failures(outcome)]:
+        raise RunError("; ".join(problems))
 
 
 @app.command()
@@ -121,7 +116,51 @@ def show(
         write_json(msgspec.json.format(msgspec.json.encode({"studies": summaries}), indent=2))
     else:
         for summary in summaries:
-            say(study_tables(summary))
+            say(study_tables(summary, ran=False))
+
+
+def _show(summary: "StudySummary", *, json: bool) -> None:
+    from rebatch.cli.output import say, write_json
+    from rebatch.report.summary import to_json
+    from rebatch.report.terminal import study_tables
+
+    if json:
+        write_json(to_json(summary))
+    else:
+        say(study_tables(summary))
+
+
+def _write_page(store: "Store", *, json: bool) -> list[str]:
+    """The page comes after the tables: hours of runs are not hidden by a full disk. Returns what went wrong."""
+    from rebatch.cli.output import note, say
+    from rebatch.errors import RequestError
+    from rebatch.report.page import write_report
+
+    try:
+        page = write_report(store, store.root / "report")
+    except (OSError, RequestError) as error:
+        reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
+        elsewhere = f"`{shlex.join(['rebatch', 'report', str(store.root), '--output', 'DIR'])}` writes it elsewhere"
+        return [f"the report page cannot be written ({reason}); all runs are kept in {store.root}, {elsewhere}"]
+    (note if json else say)(f"report: {page}")
+    return []
+
+
+def _failures(outcome: "Outcome") -> list[str]:
+    first = next(iter(outcome.failed.values()), "")
+    many = f"{len(outcome.failed)} runs failed, the first with: {first}; the same command tries them again"
+    return [many] if first else []
+
+
+def _note_hidden(earlier: "Plan", plan: "Plan", store: "Store") -> None:
+    """Fewer seeds than before: finished runs go out of sight, and that is said."""
+    from rebatch.cli.output import note
+
+    before, now = earlier.design.seeds, plan.design.seeds
+    arms = plan.design.arms
+    specs = [plan.spec(arm, seed) for seed in range(now, before) for arm in arms]
+    if hidden := [spec for spec in specs if store.run(spec).result() is not None]:
+        note(f"seeds: {now} instead of {before}; {len(hidden)} finished runs are kept but not shown (--seeds {before})")
 
 
 def _run(plan: "Plan", store: "Store", task: str, jobs: int | None, threads: int, data_dir: Path | None) -> "Outcome":
@@ -131,7 +170,9 @@ def _run(plan: "Plan", store: "Store", task: str, jobs: int | None, threads: int
 
     count = jobs or max(1, _cores() // threads)
     missing = sum(store.run(spec).result() is None for spec in plan.specs())
-    note(f"{plan.name}: {missing} of {len(plan.specs())} runs to do, {min(count, max(missing, 1))} at a time")
+    total = len(plan.specs())
+    to_do = f"{missing} of {total} runs to do, {min(count, missing)} at a time"
+    note(f"{plan.name}: {to_do if missing else f'all {total} runs are in the store'}")
     with study_progress(plan, store) as on_progress:
         return run_plan(plan, store, task=task, jobs=count, threads=threads, data_dir=data_dir, on_progress=on_progress)
 

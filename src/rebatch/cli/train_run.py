@@ -1,25 +1,28 @@
 """What `rebatch train` does once its request is understood. Imports torch."""
 
+import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rebatch.batching import total_steps
+from rebatch.batching import examples_seen, total_steps
 from rebatch.cli.output import say, write_json
 from rebatch.distributed import World
-from rebatch.errors import RunError
+from rebatch.errors import RequestError, RunError
 from rebatch.study.environment import environment
 from rebatch.study.execute import execute
 from rebatch.study.plan import RunSpec
 from rebatch.study.store import Result, RunFolder, Store
 from rebatch.tasks import Task
-from rebatch.training import Row
+from rebatch.tasks.find import describe
+from rebatch.training import Checkpointer, Row
 
 
 def run(
@@ -34,24 +37,26 @@ def run(
     json: bool,
 ) -> None:
     """Train, or show the result that the store already has."""
-    total = total_steps(spec.recipe, task.train)
-    with _folder(spec, store, world) as folder, _progress(total, world) as on_row:
-        result = folder.result()
+    with _folder(spec, store, world) as folder:
+        result = earlier = folder.result()
         if result is None:
-            result = execute(
-                spec,
-                folder,
-                task,
-                data_dir=data_dir,
-                environment=environment(),
-                on_row=on_row,
-                world=world,
-                micro_batch_size=micro_batch_size,
-                allow_batch_norm=allow_batch_norm,
-            )
+            with _progress(spec, task, folder, world) as on_row, _users_code(folder, world, keep=store is not None):
+                result = execute(
+                    spec,
+                    folder,
+                    task,
+                    data_dir=data_dir,
+                    environment=environment(),
+                    on_row=on_row,
+                    world=world,
+                    micro_batch_size=micro_batch_size,
+                    allow_batch_norm=allow_batch_norm,
+                )
         rows = folder.rows()
-    if world.rank == 0:
-        _report(spec, result, rows, json=json)
+    if world.rank == 0 and json:
+        _write(spec, result, rows)
+    elif world.rank == 0:
+        say(f"{'already done: ' if earlier else ''}{_result_line(result)}")
 
 
 @contextmanager
@@ -73,13 +78,29 @@ def _folder(spec: RunSpec, store: Path | None, world: World) -> Iterator[RunFold
 
 
 @contextmanager
-def _progress(total: int, world: World) -> Iterator[Callable[[Row], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
+def _users_code(folder: RunFolder, world: World, *, keep: bool) -> Iterator[None]:
+    """What the user's model prints goes to standard error; what it raises is one line, the traceback in the store."""
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except (RequestError, RunError, OSError):
+        raise
+    except (Exception, SystemExit) as error:
+        line = describe(error)
+        if keep and world.rank == 0:
+            with suppress(OSError):
+                line += f", traceback in {folder.keep_error(traceback.format_exc())}"
+        raise RunError(line) from error
+
+
+@contextmanager
+def _progress(spec: RunSpec, task: Task, folder: RunFolder, world: World) -> Iterator[Callable[[Row], None]]:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
     console = Console(stderr=True, quiet=world.rank > 0, highlight=False)
     bars = (*columns, TimeRemainingColumn())
     with Progress(*bars, console=console, transient=True, disable=not console.is_terminal) as bar:
-        line = bar.add_task("training", total=total)
-        clock = _Clock()
+        line = bar.add_task("training", total=total_steps(spec.recipe, task.train))
+        clock = _Clock(examples_seen(Checkpointer(folder.checkpoint).steps(), task.train, spec.recipe))
 
         def on_row(row: Row) -> None:
             rate = clock.rate(row["examples"])
@@ -91,10 +112,10 @@ def _progress(total: int, world: World) -> Iterator[Callable[[Row], None]]:
 
 
 class _Clock:
-    """Examples per second between two rows."""
+    """Examples per second between two rows; a resumed run starts with the examples it has `seen`."""
 
-    def __init__(self) -> None:
-        self._then, self._seen = time.monotonic(), 0.0
+    def __init__(self, seen: float) -> None:
+        self._then, self._seen = time.monotonic(), seen
 
     def rate(self, examples: float) -> float:
         now = time.monotonic()
@@ -110,17 +131,14 @@ def _line(row: Row, rate: float) -> str:
     )
 
 
-def _report(spec: RunSpec, result: Result, rows: list[Row], *, json: bool) -> None:
-    if json:
-        numbers = {name: getattr(result, name) for name in ("status", "steps", "accuracy", "test_loss", "seconds")}
-        document = {"task": spec.task, "seed": spec.seed, **numbers, "environment": result.environment, "rows": rows}
-        write_json(msgspec.json.format(msgspec.json.encode(document), indent=2))
-        return
+def _write(spec: RunSpec, result: Result, rows: list[Row]) -> None:
+    numbers = {name: getattr(result, name) for name in ("status", "steps", "accuracy", "test_loss", "seconds")}
+    document = {"task": spec.task, "seed": spec.seed, **numbers, "environment": result.environment, "rows": rows}
+    write_json(msgspec.json.format(msgspec.json.encode(document), indent=2))
+
+
+def _result_line(result: Result) -> str:
     if result.status == "diverged":
-        say(f"diverged after {result.steps:,} steps: the loss is not finite; counts as chance, {result.accuracy:.1f} %")
-    else:
-        rate = rows[-1]["examples"] / result.seconds
-        say(
-            f"test accuracy {result.accuracy:.2f} % after {result.steps:,} steps, {result.seconds:.1f} s, "
-            f"{rate:,.0f} examples/s with evaluation"
-        )
+        chance = f"counts as chance, {result.accuracy:.1f} %"
+        return f"diverged after {result.steps:,} steps: the loss is not finite; {chance}"
+    return f"test accuracy {result.accuracy:.2f} % after {result.steps:,} steps, {result.seconds:.1f} s"

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from rebatch.cli.options import Json
-from rebatch.recipe import dumps_recipe, read_recipe, to_table, write_recipe
+from rebatch.errors import RequestError, RunError
+from rebatch.recipe import Recipe, dumps_recipe, read_recipe, to_table, write_recipe
 from rebatch.transfer import DEFAULT_RULES, Transfer
 from rebatch.transfer import transfer as move
 
@@ -25,9 +26,11 @@ def transfer(
 ) -> None:
     """Move a recipe to another batch size: what changes, by which rule and why, and what it costs."""
     chosen = [name for item in rules or [] for name in item.split(",")] or list(DEFAULT_RULES)
+    if output is not None and output.is_dir():
+        raise RequestError(f"--output must name a file, got the directory {output}; try {output / 'recipe.toml'}")
     result = move(read_recipe(recipe), batch_size=batch_size, rules=chosen, examples=_examples(task, examples))
     if output is not None:
-        write_recipe(result.recipe, output)
+        _write(result.recipe, output)
     if json:
         _print_json(result)
     else:
@@ -35,7 +38,6 @@ def transfer(
 
 
 def _examples(task: str | None, examples: int | None) -> int | None:
-    from rebatch.errors import RequestError
     from rebatch.tasks import find_task
 
     if task is None:
@@ -45,13 +47,20 @@ def _examples(task: str | None, examples: int | None) -> int | None:
     return find_task(task).train
 
 
+def _write(recipe: Recipe, output: Path) -> None:
+    try:
+        write_recipe(recipe, output)
+    except OSError as error:  # it names the temporary file beside the target
+        raise RunError(f"cannot write {output}: {error.strerror}") from None
+
+
 def _print(result: Transfer, output: Path | None) -> None:
     from rebatch.cli.output import note, say
     from rebatch.report.transfer_table import transfer_tables
 
     say(transfer_tables(result))
     if output is None:
-        say(f"\n{dumps_recipe(result.recipe)}".replace("[", r"\["))
+        say(f"\n{dumps_recipe(result.recipe)}")
     else:
         note(f"written to {output}")
 

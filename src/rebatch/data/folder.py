@@ -4,14 +4,23 @@ import os
 from pathlib import Path
 
 from rebatch.data.catalog import File, Layout, PublishedSet
+from rebatch.errors import RequestError
 
 
 def data_dir(explicit: Path | None) -> Path:
-    """`explicit`, else the environment's REBATCH_DATA, else the user's cache folder (Linux: ~/.cache/rebatch)."""
-    if explicit is not None:
-        return explicit.expanduser()
-    if chosen := os.environ.get("REBATCH_DATA"):
-        return Path(chosen).expanduser()
+    """`explicit`, else the environment's REBATCH_DATA, else the user's cache folder (Linux: ~/.cache/rebatch).
+
+    Raises:
+        RequestError: it is a file.
+    """
+    folder = explicit or os.environ.get("REBATCH_DATA") or _cache()
+    folder = Path(folder).expanduser()
+    if folder.is_file():
+        raise RequestError(f"the data folder {folder} is a file, not a folder; name the folder of the data files")
+    return folder
+
+
+def _cache() -> Path:
     import pooch
 
     return Path(pooch.os_cache("rebatch"))

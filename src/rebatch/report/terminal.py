@@ -13,10 +13,9 @@ from rebatch.statistics import Interval
 VERDICT_STYLE = {"confirmed": "green", "refuted": "red", "undecided": "yellow"}
 
 
-def study_tables(summary: StudySummary) -> RenderableType:
-    """The two tables of a study: arms, claims."""
-    runs = summary.runs
-    counts = f"{runs.done} runs done, {runs.diverged} diverged, {runs.failed} failed, {runs.reused} reused"
+def study_tables(summary: StudySummary, *, ran: bool = True) -> RenderableType:
+    """The two tables of a study: arms, claims; after a command that `ran` it, also what that command did."""
+    counts = _ran(summary) if ran else _stored(summary)
     return Group(
         Text(
             f"{summary.title}\n{summary.study} on {summary.task}, scale {summary.scale}, {summary.execution}; {counts}"
@@ -56,13 +55,24 @@ def signed(interval: Interval) -> str:
     return f"{interval.estimate:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
 
 
+def _ran(summary: StudySummary) -> str:
+    runs = summary.runs
+    return f"{runs.done} runs done, {runs.diverged} diverged, {runs.failed} failed, {runs.reused} reused"
+
+
+def _stored(summary: StudySummary) -> str:
+    runs, total = summary.runs, len(summary.arms) * len(summary.seeds)
+    missing = total - runs.done - runs.diverged
+    counts = f"{runs.done} runs done, {runs.diverged} diverged"
+    return f"{counts}, {missing} of {total} missing" if missing else counts
+
+
 def _arms_table(summary: StudySummary) -> Table:
     table = borderless("arm", "batch size", "steps", "n", "accuracy % [95 %]", "gap closed [95 %]")
     table.columns[0].no_wrap = True
     for arm in summary.arms:
-        table.add_row(
-            arm.name, f"{arm.batch_size:,}", f"{arm.steps:,}", str(arm.n), percent(arm.accuracy), share(arm.gap_share)
-        )
+        counts = (f"{arm.batch_size:,}", f"{arm.steps:,}", str(arm.n))
+        table.add_row(*map(Text, (arm.name, *counts, percent(arm.accuracy), share(arm.gap_share))))
     return table
 
 
@@ -80,7 +90,8 @@ def _claims_table(summary: StudySummary) -> Table:
     for claim in summary.claims:
         cells = {"published": show(claim.expected), "resolves": _resolves(claim)}
         verdict = Text(claim.verdict, style=VERDICT_STYLE[claim.verdict])
-        table.add_row(claim.id, claim.statement, effect(claim), verdict, *(cells[name] for name in extra))
+        words = map(Text, (claim.id, claim.statement, effect(claim)))  # as Text: a user's `[/]` is no markup
+        table.add_row(*words, verdict, *(Text(cells[name]) for name in extra))
     return table
 
 

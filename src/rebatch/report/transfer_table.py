@@ -1,21 +1,25 @@
 """Tables of a transfer for a terminal: what changed, by which rule and why, and what it costs."""
 
+import msgspec
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rebatch.price import Price
+from rebatch.price import Cost
+from rebatch.recipe import Recipe
 from rebatch.transfer import Transfer
 
 
 def transfer_tables(result: Transfer) -> RenderableType:
-    """What changed, by which rule and why; what it costs; warnings."""
+    """What changed, by which rule and why; what it costs; where it started; warnings."""
     table = borderless("field", "before", "after", "rule", "why")
     for change in result.changes:
-        table.add_row(change.field, show(change.before), show(change.after), change.rule, change.why)
+        cells = (change.field, show(change.before), show(change.after), change.rule, change.why)
+        table.add_row(*map(Text, cells))  # as Text, brackets in a user's words are no markup
     nothing = [] if result.changes else [Text("Nothing changes: this is the batch size the recipe was tuned at.")]
+    notes = [Text(f"note: {note}") for note in result.notes]
     warnings = [Text(f"warning: {warning}", style="yellow") for warning in result.warnings]
-    return Group(*nothing, *([table] if result.changes else []), _price_table(result.price), *warnings)
+    return Group(*nothing, *([table] if result.changes else []), _price_table(result), *notes, *warnings)
 
 
 def show(value: object) -> str:
@@ -33,16 +37,28 @@ def show(value: object) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def _price_table(price: Price) -> Table:
-    table = borderless("price", "before", "after", "factor")
-    before, after = price.before, price.after
-    rows = [("steps", price.steps_factor), ("examples", price.examples_factor)]
-    for name, factor in rows:
-        old, new = (show(getattr(cost, name)) if cost else "-" for cost in (before, after))
-        table.add_row(name, old, new, f"x {factor:.4g}")
-    if before is not None and after is not None:
-        table.add_row("epochs", f"{before.epochs:.4g}", f"{after.epochs:.4g}", f"x {after.epochs / before.epochs:.4g}")
+def _price_table(result: Transfer) -> Table:
+    """Amounts where they are known, which without N is only the unit that both budgets share; factors always."""
+    price = result.price
+    before = _amounts(result.recipe.tuned or result.recipe, price.before)
+    after = _amounts(result.recipe, price.after)
+    factors = {"steps": price.steps_factor, "examples": price.examples_factor}
+    shared = [name for name in ("steps", "examples", "epochs") if name in before and name in after]
+    if "epochs" in shared:
+        factors["epochs"] = after["epochs"] / before["epochs"]
+    table = borderless("price", *(("before", "after") if shared else ()), "factor")
+    for name, factor in factors.items():
+        known = [_amount(amounts[name]) if name in shared else "" for amounts in (before, after)]
+        table.add_row(name, *(known if shared else ()), f"x {factor:.4g}")
     return table
+
+
+def _amounts(recipe: Recipe, cost: Cost | None) -> dict[str, float]:
+    return msgspec.structs.asdict(cost or recipe.budget)
+
+
+def _amount(value: float) -> str:
+    return show(value) if isinstance(value, int) else f"{value:.4g}"
 
 
 def borderless(first: str, *columns: str) -> Table:

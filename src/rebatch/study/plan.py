@@ -1,17 +1,22 @@
 """A study before its runs: which arms, which seeds, which claims; and the run that each (arm, seed) stands for."""
 
 import hashlib
-from collections.abc import Callable
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import msgspec
 
 from rebatch.batching import total_steps
+from rebatch.errors import RequestError, did_you_mean
 from rebatch.execution import Execution
 from rebatch.plain import plain
 from rebatch.recipe import Recipe
-from rebatch.study.claims import Claim
+from rebatch.study.claims import Claim, arms_of
+from rebatch.tasks.find import describe
 from rebatch.tasks.task import Task
 
 Scale = Literal["quick", "cpu", "paper"]
@@ -129,10 +134,15 @@ def make_plan(
     task_digest: str = "",
     command: str = "",
 ) -> Plan:
-    """Plan `study` on `task`; `seeds` overrides the number that the study asks for."""
-    design = study.design(task, scale)
+    """Plan `study` on `task`; `seeds` overrides the number that the study asks for.
+
+    Raises:
+        RequestError: the study's design fails, or names arms that it does not have, or a batch cannot be filled.
+    """
+    design = _design(study, task, scale)
     if seeds is not None:
         design = msgspec.structs.replace(design, seeds=seeds)
+    _check(design, f"study {study.name!r}")
     for arm in design.arms:
         total_steps(arm.recipe, task.train)  # a batch that the data cannot fill is refused here, before any run
     return Plan(
@@ -149,3 +159,43 @@ def make_plan(
         task_digest=task_digest,
         command=command,
     )
+
+
+def _design(study: Study, task: Task, scale: Scale) -> Design:
+    """What the study's function returns, with every field of the type it should have."""
+    try:
+        with redirect_stdout(sys.stderr):
+            design = study.design(task, scale)
+    except RequestError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise RequestError(f"study {study.name!r} cannot be planned: {describe(error)}") from error
+    code = getattr(study.design, "__code__", None)
+    place = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
+    if not isinstance(design, Design):
+        raise RequestError(f"the design of study {study.name!r} must return a Design, got {design!r}{place}")
+    try:
+        return msgspec.convert(msgspec.to_builtins(design), Design)
+    except (TypeError, msgspec.ValidationError) as error:
+        raise RequestError(f"the design of study {study.name!r} is not valid: {error}{place}") from None
+
+
+def _check(design: Design, study: str) -> None:
+    """An arm that is asked for and not there is refused now, not after hours of runs."""
+    arms = [arm.name for arm in design.arms]
+    if not arms:
+        raise RequestError(f"{study} has no arms; it needs at least one")
+    if design.seeds < 1:
+        raise RequestError(f"{study} has {design.seeds} seeds; it needs at least one")
+    for kind, names in (("arms", arms), ("claims", [claim.id for claim in design.claims])):
+        if twice := _repeated(names):
+            raise RequestError(f"{study} has two {kind} named {twice!r}; give each its own name")
+    wanted = [(f"claim {claim.id!r}", name) for claim in design.claims for name in arms_of(claim.test)]
+    for where, name in [*wanted, *(("gap", name) for name in design.gap or ())]:
+        if name not in arms:
+            raise RequestError(f"{where} of {study} names an unknown arm {name!r}{did_you_mean(name, arms)}")
+
+
+def _repeated(names: Iterable[str]) -> str | None:
+    """The first name that occurs twice, if one does."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)

@@ -5,16 +5,18 @@ plans/NAME.json               what a study planned
 runs/RUN_ID/spec.json         what the run is
             rows.jsonl        its rows, one line each, appended
             checkpoint.pt     its state while it runs, if that takes over a minute
+            error.txt         the traceback of its last failure, until it finishes
             result.json       its result: written last, whole; a run without it has not happened
             lock              held while a process works on it; the system frees it when the process dies
 """
 
 import base64
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,7 +24,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from rebatch.errors import RequestError, RunError
-from rebatch.files import write_whole
+from rebatch.files import naming, write_whole
 from rebatch.study.plan import Plan, RunSpec
 
 FORMAT = 1
@@ -76,7 +78,14 @@ class RunFolder:
     def finish(self, result: Result) -> None:
         """Keep the result; the run is done with this."""
         write_whole(self.path / "result.json", msgspec.json.encode(result))
-        self.checkpoint.unlink(missing_ok=True)
+        for leftover in (self.checkpoint, self.path / "error.txt"):
+            leftover.unlink(missing_ok=True)
+
+    def keep_error(self, traceback: str) -> Path:
+        """Keep the traceback of a failure until the run finishes; returns the file."""
+        path = self.path / "error.txt"
+        write_whole(path, traceback.encode())
+        return path
 
     def rows(self) -> list[dict[str, float]]:
         """The rows written so far; a torn last line is left out."""
@@ -96,7 +105,8 @@ class RunFolder:
 
     def append(self, row: Mapping[str, float]) -> None:
         """Add one row."""
-        with (self.path / "rows.jsonl").open("ab") as file:
+        path = self.path / "rows.jsonl"
+        with naming(path), path.open("ab") as file:
             file.write(_line(row))
 
     @contextmanager
@@ -115,6 +125,12 @@ class RunFolder:
             lock.release()
 
 
+class _Marker(msgspec.Struct):
+    """What `store.json` holds."""
+
+    format: Annotated[int, msgspec.Meta(ge=1)]
+
+
 class Store:
     """A folder of plans and runs.
 
@@ -129,7 +145,7 @@ class Store:
             if not create:
                 raise RequestError(f"{root} is not a store of runs (no store.json); `rebatch study run` makes one")
             _create(root, marker)
-        found = _read(marker, dict[str, int]).get("format", 0)
+        found = _format(marker)
         if found != FORMAT:
             raise RequestError(f"{root} has format {found}, this rebatch reads format {FORMAT}; use a newer rebatch")
 
@@ -144,7 +160,10 @@ class Store:
         return folder
 
     def save_plan(self, plan: Plan) -> None:
-        """Keep a plan; the same study planned again replaces it."""
+        """Keep a plan; the same study planned again replaces it, unless only the command is spelled differently."""
+        earlier = self.plan(plan.name)
+        if earlier is not None and msgspec.structs.replace(plan, command=earlier.command) == earlier:
+            return  # a store that is complete is not written to, so it may be read-only
         write_whole(self.root / "plans" / f"{plan.name}.json", msgspec.json.encode(plan))
 
     def plan(self, name: str) -> Plan | None:
@@ -176,11 +195,23 @@ def _create(root: Path, marker: Path) -> None:
         raise RunError(f"cannot make a store in {root}: {os.strerror(error.errno or 0)}") from None
 
 
+def _format(marker: Path) -> int:
+    """The format's number; whatever else a newer rebatch may write beside it is ignored."""
+    try:
+        found = msgspec.json.decode(marker.read_bytes(), type=_Marker).format
+    except msgspec.DecodeError as error:
+        mend = f"""echo '{{"format": {FORMAT}}}' > {shlex.quote(str(marker))}"""
+        raise RequestError(f"{marker} is damaged: {error}; if its folder is a store of runs, mend it: {mend}") from None
+    return found
+
+
 def _read(path: Path, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (msgspec.DecodeError, OSError) as error:
-        raise RequestError(f"cannot read {path}: {error}; delete it, and the same command makes it again") from None
+    except msgspec.DecodeError as error:
+        raise RequestError(
+            f"cannot read {path}: {error}; delete it, and the command that made it makes it again"
+        ) from None
 
 
 def _line(row: Mapping[str, float]) -> bytes:

@@ -1,9 +1,11 @@
 """A process that does runs one after the other, with one thread, for an engine that listens at the other end."""
 
 import errno
+import os
 import signal
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any, Literal
 
 from rebatch.errors import RequestError
 from rebatch.study.plan import RunSpec
+from rebatch.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,11 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def work(pipe: Connection, threads: int, environment: Mapping[str, Any]) -> None:
-    """Take jobs from `pipe` until it closes. The engine handles Ctrl-C; a worker ends when its engine does."""
+    """Take jobs from `pipe` until it closes. The engine handles Ctrl-C; a worker ends when its engine does.
+
+    What a user's code prints goes to standard error: standard output is the engine's, for results.
+    """
+    os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import torch
 
@@ -63,20 +70,29 @@ def _attempt(job: Job, pipe: Connection, environment: Mapping[str, Any]) -> Mess
         raise
     except RequestError as error:
         return Message("refused", text=str(error))
-    except OSError as error:
-        kind: Literal["fatal", "failed"] = "fatal" if error.errno in NO_ROOM else "failed"
-        return Message(kind, text=f"{error.strerror or error} ({error.filename or job.store})")
-    except Exception as error:
-        traceback.print_exc()
-        return Message("failed", text=f"{type(error).__name__}: {error}")
+    except (Exception, SystemExit) as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return Message("fatal", text=f"{error.strerror} ({error.filename or job.store})")
+        return Message("failed", text=_failure(error, job))
+
+
+def _failure(error: BaseException, job: Job) -> str:
+    """The error in one line, and the file in the run's folder that has the traceback."""
+    from rebatch.study.store import Store
+    from rebatch.tasks.find import describe
+
+    with suppress(OSError):
+        path = Store(job.store).run(job.spec).keep_error("".join(traceback.format_exception(error)))
+        return f"{describe(error)}, traceback in {path}"
+    return describe(error)
 
 
 def _do(job: Job, pipe: Connection, environment: Mapping[str, Any]) -> Message:
     from rebatch.distributed import World
     from rebatch.study.execute import execute
     from rebatch.study.store import Store
-    from rebatch.tasks import find_task
 
+    task = _task(job)
     folder = Store(job.store).begin(job.spec)
     with folder.held() as ours:
         if not ours:
@@ -85,10 +101,20 @@ def _do(job: Job, pipe: Connection, environment: Mapping[str, Any]) -> Message:
             execute(
                 job.spec,
                 folder,
-                find_task(job.task),
+                task,
                 data_dir=job.data_dir,
                 environment=environment,
                 world=World.from_environment(),
                 on_row=lambda row: pipe.send(Message("steps", int(row["step"]))),
             )
     return Message("done")
+
+
+def _task(job: Job) -> Task:
+    """The job's task; a run must not be computed by another file than the one its spec names."""
+    from rebatch.tasks.find import file_digest, find_task
+
+    task = find_task(job.task)
+    if file_digest(job.task) != job.spec.task_digest:
+        raise RequestError(f"the file of {job.task} changed while the study ran; run the study again, all of it")
+    return task

@@ -3,7 +3,10 @@
 import hashlib
 import importlib.util
 import sys
+import sysconfig
+import traceback
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +15,13 @@ from rebatch.tasks.table import TASKS
 from rebatch.tasks.task import Task
 
 Thing = TypeVar("Thing")
+
+# Where code lies that the user did not write: Python, its packages, rebatch.
+_NOT_THE_USERS = (
+    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    str(Path(__file__).parents[1]),
+    "<",  # <frozen importlib._bootstrap>
+)
 
 
 def find_task(reference: str) -> Task:
@@ -34,7 +44,7 @@ def is_file_reference(reference: str) -> bool:
 
 
 def load_from_file(reference: str, kind: type[Thing]) -> Thing:
-    """The object `name` of `path/to/file.py:name`, which must be a `kind`.
+    """The object `name` of `path/to/file.py:name`, which must be a `kind`; what the file prints goes to stderr.
 
     Raises:
         RequestError: no such file or name, an error while the file runs, or an object of another kind.
@@ -56,6 +66,20 @@ def file_digest(reference: str) -> str:
     return hashlib.sha256(Path(reference.rpartition(":")[0]).read_bytes()).hexdigest()[:16]
 
 
+def describe(error: BaseException) -> str:
+    """`ZeroDivisionError: my bug (mine.py:7)`: an error in one line, with the last line of the user's code in it."""
+    message = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    place = users_line(error)
+    return f"{message} ({place})" if place else message
+
+
+def users_line(error: BaseException) -> str | None:
+    """`path/to/file.py:7`, the last line of the user's own code that `error` passed; `None` where it passed none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{frame.filename}:{frame.lineno}" for frame in frames if not frame.filename.startswith(_NOT_THE_USERS)]
+    return places[-1] if places else None
+
+
 def _run_file(path: Path, reference: str) -> dict[str, object]:
     if not path.is_file():
         raise RequestError(f"no file {path}, asked for by {reference}")
@@ -65,9 +89,10 @@ def _run_file(path: Path, reference: str) -> dict[str, object]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise RequestError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+        with redirect_stdout(sys.stderr):
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise RequestError(f"{path} cannot be run: {describe(error)}") from error
     return vars(module)
 
 

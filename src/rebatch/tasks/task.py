@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from rebatch.errors import RequestError
 from rebatch.execution import Execution
 from rebatch.recipe import Recipe
 
@@ -62,12 +63,16 @@ class Task:
             return self.build()
 
     def data(self, seed: int = 0, data_dir: Path | None = None) -> Splits:
-        """The three splits; `data_dir` is the folder of published data files, the user's cache folder by default."""
+        """The three splits; `data_dir` is the folder of published data files, the user's cache folder by default.
+
+        Raises:
+            RequestError: the data are not there, or not as many as the task promises.
+        """
         from rebatch.data.folder import data_dir as choose
 
         splits = self.load(choose(data_dir), seed)
         sizes = (len(splits.train), len(splits.validation), len(splits.test))
         expected = (self.train, self.validation, self.test)
         if sizes != expected:
-            raise ValueError(f"task {self.name} promises splits of {expected} examples, its data has {sizes}")
+            raise RequestError(f"task {self.name} promises splits of {expected} examples, its data has {sizes}")
         return splits
