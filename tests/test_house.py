@@ -14,6 +14,7 @@ TORCH_FREE = [
     "rebatch.execution",
     "rebatch.price",
     "rebatch.recipe",
+    "rebatch.rules",
     "rebatch.schedule",
     "rebatch.statistics",
     "rebatch.transfer",

@@ -11,8 +11,9 @@ from rebatch.errors import RequestError
 from rebatch.price import cost, price
 from rebatch.recipe import AdamW, Budget, Epochs, Examples, Recipe, Sgd, Steps, dumps_recipe, loads_recipe, write_recipe
 from rebatch.report.transfer_table import transfer_tables
+from rebatch.rules import PRESETS, RULES, Move, Rule
 from rebatch.schedule import MultiStep
-from rebatch.transfer import PRESETS, RULES, Move, Rule, Transfer, transfer
+from rebatch.transfer import Transfer, transfer
 
 N = 50_000
 TUNED = Recipe(

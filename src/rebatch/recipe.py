@@ -9,21 +9,10 @@ import msgspec
 import tomli_w
 
 from rebatch.errors import RequestError, did_you_mean
+from rebatch.fields import join, mismatch, require_types, show_value, value_at
 from rebatch.files import write_whole
 from rebatch.plain import plain
-from rebatch.schedule import (
-    Constant,
-    Cosine,
-    Linear,
-    MultiStep,
-    PiecewiseLinear,
-    Schedule,
-    join,
-    mismatch,
-    require_types,
-    show_value,
-    value_at,
-)
+from rebatch.schedule import Constant, Cosine, Linear, MultiStep, PiecewiseLinear, Schedule
 
 LastBatch = Literal["keep", "drop"]
 LossReduction = Literal["mean", "sum"]
