@@ -54,7 +54,7 @@ class ClaimSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Runs(msgspec.Struct, frozen=True):
-    """How many runs are done, how many of them... `reused` ones were there before this command."""
+    """How many runs are done, diverged or failed; `reused` of the first two were there before this command."""
 
     done: int
     diverged: int

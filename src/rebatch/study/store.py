@@ -33,7 +33,8 @@ T = TypeVar("T")
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What a finished run left. Timing and environment stand beside the numbers and are never compared.
+    """What a finished run left. Timing and environment stand beside the numbers and are never compared; `seconds` are
+    those of the process that finished it, less than the whole where a run was resumed.
 
     `accuracy` is on the test set in percent, at the last step (chance where the run diverged); `correct` holds which
     test examples were right, packed bits in base64.
