@@ -80,8 +80,11 @@ def compare(augmented: bool) -> dict[str, float]:
     same = zip(timed[ours][1].parameters(), timed[by_hand][1].parameters(), strict=True)
     difference = max((a - b).abs().max().item() for a, b in same)
     assert difference < 1e-4, f"the two loops must train the same model, weights differ by {difference}"
+    low, middle, high = statistics.quantiles((a / b for a, b in pairs), n=4)
     return {
-        "ratio": statistics.median(a / b for a, b in pairs),
+        "ratio": middle,
+        "ratio_low_quartile": low,
+        "ratio_high_quartile": high,
         "milliseconds_ours": 1e3 * statistics.median(a for a, _ in pairs) / STEPS,
         "milliseconds_by_hand": 1e3 * statistics.median(b for _, b in pairs) / STEPS,
     }
@@ -97,7 +100,7 @@ def main() -> None:
     for name, row in table.items():
         print(
             f"{name:<18} ours {row['milliseconds_ours']:.2f} ms, by hand {row['milliseconds_by_hand']:.2f} ms a step, "
-            f"median ratio {row['ratio']:.3f}"
+            f"ratio {row['ratio']:.3f} (median; quartiles {row['ratio_low_quartile']:.3f}, {row['ratio_high_quartile']:.3f})"
         )
     if output is not None:
         about = {"command": f"python benchmarks/loop.py --output {output}", "threads": 1, "seed": 0}

@@ -81,6 +81,13 @@ def test_a_ghost_size_that_is_set_is_kept_and_one_that_no_longer_fits_is_the_bat
     assert moved(64, "ghost_batch").ghost_batch_size is None
 
 
+def test_ghosts_of_one_example_are_never_made() -> None:
+    tiny = TUNED.replace(batch_size=1)
+    with pytest.raises(RequestError, match="ghost_batch needs a recipe tuned at batch size 2 or more, got 1"):
+        transfer(tiny, batch_size=64, rules=["ghost_batch"])
+    assert transfer(TUNED.replace(ghost_batch_size=32), batch_size=1).recipe.ghost_batch_size is None
+
+
 def test_same_epochs_shrinks_a_budget_in_steps_and_same_steps_stretches_one_in_epochs() -> None:
     assert moved(4096, "same_epochs", recipe=TUNED.replace(budget=Steps(3200))).budget == Steps(100)
     assert moved(4096, "same_epochs").budget == Epochs(100)

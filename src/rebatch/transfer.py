@@ -201,7 +201,9 @@ def _require_fits(move: Move) -> None:
 def _with_batch_size(tuned: Recipe, batch_size: int) -> Recipe:
     """The new batch size alone; a ghost that no longer fits becomes the whole batch."""
     ghost = tuned.ghost_batch_size
-    return tuned.replace(batch_size=batch_size, ghost_batch_size=min(ghost, batch_size) if ghost else None)
+    return tuned.replace(
+        batch_size=batch_size, ghost_batch_size=min(ghost, batch_size) if ghost and batch_size > 1 else None
+    )
 
 
 def _changes(before: Recipe, after: Recipe, rule: str, why: Callable[[Move], str], move: Move) -> list[Change]:

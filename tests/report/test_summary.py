@@ -13,7 +13,7 @@ from rebatch.study.store import Result, Store, pack
 from rebatch.study.studies.hoffer_2017 import GAP
 from rebatch.tasks import TASKS
 
-PLAN = make_plan(GAP, TASKS["mnist/f1"], "quick", execution=Execution())
+PLAN = make_plan(GAP, TASKS["mnist/f1"], "cpu", execution=Execution())
 DIVERGED = "large_batch+lr"
 
 

@@ -1,10 +1,13 @@
 """What the paper's comparison compares, written out: arms as a table of numbers, claims as a table of margins."""
 
+import dataclasses
+
 import pytest
 
 from rebatch.price import cost
 from rebatch.recipe import Sgd
 from rebatch.study.claims import AllOf, Equivalent, Greater
+from rebatch.study.plan import SCALES
 from rebatch.study.studies.hoffer_2017 import gap_design
 from rebatch.tasks import TASKS
 
@@ -57,7 +60,17 @@ def test_the_control_sees_as_many_examples_also_where_batches_are_partial(scale:
     arms = {arm.name: cost(arm.recipe, task.train) for arm in gap_design(task, scale).arms}  # type: ignore[arg-type]
     assert arms[CONTROL].examples == pytest.approx(arms[RA].examples, rel=1e-4)
     assert arms[RA].steps == arms[SB].steps
+    shortened = {arm.note.partition(";")[0] for arm in gap_design(task, "quick").arms}
+    assert shortened == {"2 % of the reference budget"}  # and so nothing published is set beside it
+    assert {claim.expected for claim in gap_design(task, "quick").claims} == {None}
     assert (gap_design(task, "paper").claims[0].expected, gap_design(task, "paper").arms[1].recipe.batch_size) == (
         1.22,
         4096,
     )
+
+
+def test_a_task_of_ones_own_is_trained_in_full_at_every_scale() -> None:
+    mine = dataclasses.replace(DIGITS, name="mine/mlp")
+    for scale in SCALES:
+        arms = {arm.name: cost(arm.recipe, mine.train) for arm in gap_design(mine, scale).arms}
+        assert arms[SB].epochs == arms[LB].epochs == 20

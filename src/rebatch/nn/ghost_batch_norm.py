@@ -9,7 +9,7 @@ step of the moving average per ghost, with the unbiased variance that torch trac
 """
 
 import operator
-from typing import Any, Literal, get_args
+from typing import Any, Literal, SupportsIndex, get_args
 
 import torch
 from torch import Tensor, nn
@@ -143,7 +143,7 @@ class GhostBatchNorm3d(GhostBatchNorm, nn.BatchNorm3d):
 
 def check_ghosts(ghost_batch_size: int, running: str) -> None:
     """Raise RequestError for settings that no ghost batch norm can have."""
-    if not isinstance(ghost_batch_size, int) or ghost_batch_size < 2:
+    if not isinstance(ghost_batch_size, SupportsIndex) or ghost_batch_size < 2:
         raise RequestError(
             f"ghost_batch_size must be a whole number of at least 2 (one example has no variance), "
             f"got {ghost_batch_size!r}; try 32"
