@@ -100,7 +100,7 @@ def main() -> None:
     for name, row in table.items():
         print(
             f"{name:<18} ours {row['milliseconds_ours']:.2f} ms, by hand {row['milliseconds_by_hand']:.2f} ms a step, "
-            f"ratio {row['ratio']:.3f} (median; quartiles {row['ratio_low_quartile']:.3f}, {row['ratio_high_quartile']:.3f})"
+            f"ratio {row['ratio']:.3f}, quartiles {row['ratio_low_quartile']:.3f} and {row['ratio_high_quartile']:.3f}"
         )
     if output is not None:
         about = {"command": f"python benchmarks/loop.py --output {output}", "threads": 1, "seed": 0}

@@ -36,8 +36,8 @@ class _Size:
     seeds: int
 
 
-# Digits, and tasks of a user's own, are trained in full at every scale. F1's `quick` is one epoch of its fifty: enough to
-# see the machinery work and far too little for a verdict (+ra alone takes minutes a run on a CPU).
+# Digits, and tasks of a user's own, are trained in full at every scale. F1's `quick` is one epoch of its fifty: enough
+# to see the machinery work and far too little for a verdict (+ra alone takes minutes a run on a CPU).
 _F1: dict[Scale, _Size] = {"quick": _Size(0.02, 3), "cpu": _Size(1, 3), "paper": _Size(1, 5)}
 _SIZES: dict[str, dict[Scale, _Size]] = {
     "digits/mlp": {"quick": _Size(1, 5), "cpu": _Size(1, 20), "paper": _Size(1, 20)},
@@ -69,7 +69,7 @@ def gap_design(task: Task, scale: Scale) -> Design:
     adapted = moved("hoffer")
     examples = cost(adapted, task.train).examples
     times = f"{examples / cost(small, task.train).examples:.3g} times the examples"
-    arms = (
+    arms: tuple[Arm, ...] = (
         Arm(name=SMALL, recipe=small),
         Arm(name=LARGE, recipe=moved("same_epochs")),
         Arm(name=LR, recipe=moved("sqrt_lr", "same_epochs")),
