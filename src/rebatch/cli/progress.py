@@ -17,7 +17,7 @@ from rebatch.study.worker import Message
 def study_progress(plan: Plan, store: Store) -> Iterator[Callable[[RunSpec, Message], None]]:
     """Gives what the engine calls with each message of a worker."""
     steps = {spec.run_id: total_steps(spec.recipe, plan.examples) for spec in plan.specs()}
-    missing = {spec.run_id for spec in plan.specs() if store.run(spec).result() is None}
+    missing = {spec.run_id for spec in store.missing(plan)}
     names = {
         plan.spec(arm, seed).run_id: f"{arm.name}, seed {seed}"
         for arm in plan.design.arms

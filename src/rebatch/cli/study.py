@@ -169,7 +169,7 @@ def _run(plan: "Plan", store: "Store", task: str, jobs: int | None, threads: int
     from rebatch.study.engine import run_plan
 
     count = jobs or max(1, _cores() // threads)
-    missing = sum(store.run(spec).result() is None for spec in plan.specs())
+    missing = len(store.missing(plan))
     total = len(plan.specs())
     to_do = f"{missing} of {total} runs to do, {min(count, missing)} at a time"
     note(f"{plan.name}: {to_do if missing else f'all {total} runs are in the store'}")

@@ -59,7 +59,7 @@ def run_plan(
     """
     store.save_plan(plan)
     outcome = Outcome()
-    missing = deque(spec for spec in plan.specs() if store.run(spec).result() is None)
+    missing = deque(store.missing(plan))
     outcome.reused = len(plan.specs()) - len(missing)
     if not missing:
         return outcome

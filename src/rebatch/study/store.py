@@ -176,6 +176,10 @@ class Store:
         """All plans, by name."""
         return [_read(path, Plan) for path in sorted((self.root / "plans").glob("*.json"))]
 
+    def missing(self, plan: Plan) -> list[RunSpec]:
+        """The runs of a plan that have no result."""
+        return [spec for spec in plan.specs() if self.run(spec).result() is None]
+
     def results(self, plan: Plan, arm_name: str) -> dict[int, Result]:
         """Results of an arm's finished runs by seed."""
         arm = next(arm for arm in plan.design.arms if arm.name == arm_name)

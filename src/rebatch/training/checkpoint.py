@@ -38,7 +38,3 @@ class Checkpointer:
         torch.save(dict(state()), buffer)
         write_whole(self.path, buffer.getvalue())
         self._last = time.monotonic()
-
-    def remove(self) -> None:
-        """The run is finished: its state is of no more use."""
-        self.path.unlink(missing_ok=True)
