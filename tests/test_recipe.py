@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from rebatch.errors import RequestError
-from rebatch.recipe import AdamW, Epochs, Examples, Recipe, Sgd, Steps, dumps_recipe, loads_recipe, read_recipe
+from rebatch.recipe import AdamW, Epochs, Examples, Recipe, Sgd, Steps
+from rebatch.recipe_file import dumps_recipe, loads_recipe, read_recipe
 from rebatch.schedule import Constant, Cosine, Linear, MultiStep, PiecewiseLinear
 
 FILE = """
@@ -128,7 +129,7 @@ def test_recipes_made_in_python_are_checked_too() -> None:
     [
         (lambda: RECIPE.replace(batch_size=32.5), "batch_size must be a whole number, got 32.5"),
         (lambda: RECIPE.replace(batch_size=True), "batch_size must be a whole number, got true"),
-        (lambda: RECIPE.replace(optimizer=None), "optimizer must be Sgd or AdamW, got None"),
+        (lambda: RECIPE.replace(optimizer=None), "optimizer must be Sgd or AdamW or RmsProp or Adagrad, got None"),
         (lambda: RECIPE.replace(budget=5), "budget must be Epochs or Steps or Examples, got 5"),
         (lambda: RECIPE.replace(tuned=3), "tuned must be Recipe or None, got 3"),
         (lambda: RECIPE.replace(last_batch="dorp"), "last_batch must be 'keep' or 'drop', got 'dorp'"),

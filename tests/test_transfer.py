@@ -9,7 +9,8 @@ from rebatch.batching import batch_bounds, total_steps
 from rebatch.cli.main import run
 from rebatch.errors import RequestError
 from rebatch.price import cost, price
-from rebatch.recipe import AdamW, Budget, Epochs, Examples, Recipe, Sgd, Steps, dumps_recipe, loads_recipe, write_recipe
+from rebatch.recipe import AdamW, Budget, Epochs, Examples, Recipe, Sgd, Steps
+from rebatch.recipe_file import dumps_recipe, loads_recipe, write_recipe
 from rebatch.report.transfer_table import transfer_tables
 from rebatch.rules import PRESETS, RULES, Move, Rule
 from rebatch.schedule import MultiStep

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rebatch.errors import RequestError, RunError
 from rebatch.execution import Execution
-from rebatch.recipe import AdamW, Epochs, Examples, Recipe, Sgd, Steps, loads_recipe, read_recipe, write_recipe
+from rebatch.recipe import AdamW, Epochs, Examples, Recipe, Sgd, Steps
+from rebatch.recipe_file import loads_recipe, read_recipe, write_recipe
 from rebatch.schedule import Constant, Cosine, Linear, MultiStep, PiecewiseLinear
 from rebatch.transfer import transfer
 

@@ -67,6 +67,17 @@ def ghost_sizes(examples: int, ghost_batch_size: int) -> list[int]:
     return sizes
 
 
+def chunk_sizes(examples: int, chunks: int) -> list[int]:
+    """Sizes of `chunks` contiguous ghosts as `torch.chunk` cuts them, which is what the paper's released code does.
+
+    The last may be small, and there may be fewer; a last one of one example joins the ghost before it.
+
+    >>> chunk_sizes(848, 32)[-2:], chunk_sizes(9, 4)
+    ([27, 11], [3, 3, 3])
+    """
+    return ghost_sizes(examples, math.ceil(examples / chunks))
+
+
 def cut(sizes: list[int], parts: int) -> list[list[int]]:
     """Deal whole pieces, in order, to `parts` contiguous shares as even as whole pieces allow; some may be empty.
 

@@ -8,7 +8,16 @@ import msgspec
 
 from rebatch.errors import RequestError
 
-_CHOICES = {"last_batch": "'keep' or 'drop'", "loss_reduction": "'mean' or 'sum'", "betas": "two numbers"}
+_CHOICES = {
+    "last_batch": "'keep' or 'drop'",
+    "loss_reduction": "'mean' or 'sum'",
+    "betas": "two numbers",
+    "clip_mode": "'clip' or 'normalize'",
+    "ghost_running": "'sequential', 'mean', 'scaled' or 'printed'",
+    "ghost_split": "'size' or 'chunks'",
+    "batch_norm_scale": "'ones' or 'uniform'",
+    "metric": "'validation_loss', 'validation_accuracy' or 'train_loss'",
+}
 _KINDS = {"float": "a number", "int": "a whole number", "str": "a text", "bool": "true or false"}
 _KINDS |= {"object": "a table", "array": "a list"}
 

@@ -8,8 +8,9 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from rebatch.batching import total_steps
-from rebatch.recipe import AdamW, Recipe, Sgd
-from rebatch.schedule import lr_factor
+from rebatch.errors import RequestError
+from rebatch.recipe import Adagrad, AdamW, Recipe, RmsProp, Sgd
+from rebatch.schedule import DistanceDrop, Plateau, lr_factor
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
@@ -26,14 +27,24 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
             return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay, fused=fused)
         case AdamW(lr=lr, betas=betas, eps=eps, weight_decay=decay):
             return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, weight_decay=decay, fused=fused)
+        case RmsProp(lr=lr, alpha=alpha, eps=eps, momentum=momentum, weight_decay=decay):
+            return torch.optim.RMSprop(groups, lr=lr, alpha=alpha, eps=eps, momentum=momentum, weight_decay=decay)
+        case Adagrad(lr=lr, eps=eps, weight_decay=decay):
+            return torch.optim.Adagrad(groups, lr=lr, eps=eps, weight_decay=decay)
 
 
 def build_scheduler(recipe: Recipe, optimizer: torch.optim.Optimizer, *, examples: int) -> LambdaLR:
     """The recipe's schedule for a training set of `examples`: call `scheduler.step()` after each `optimizer.step()`.
 
     Raises:
-        RequestError: the batch is larger than the training set.
+        RequestError: the batch is larger than the training set, or the schedule listens to the run.
     """
+    if isinstance(recipe.schedule, Plateau | DistanceDrop):
+        kind = recipe.schedule.__struct_config__.tag
+        raise RequestError(
+            f"schedule.type {kind!r} listens to the run, which a torch scheduler cannot; use rebatch.train, "
+            "or a schedule that is a function of progress"
+        )
     total = total_steps(recipe, examples)
     return LambdaLR(optimizer, lambda step: lr_factor(recipe.schedule, min(step / total, 1.0)))
 

@@ -1,21 +1,32 @@
 """The numbers that define an optimization: frozen data, valid from birth, with no seed, device or path in it."""
 
 import math
-import tomllib
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import msgspec
-import tomli_w
 
-from rebatch.errors import RequestError, did_you_mean
-from rebatch.fields import join, mismatch, require_types, show_value, value_at
-from rebatch.files import write_whole
-from rebatch.plain import plain
-from rebatch.schedule import Constant, Cosine, Linear, MultiStep, PiecewiseLinear, Schedule
+from rebatch.errors import RequestError
+from rebatch.fields import require_types, show_value
+from rebatch.schedule import Constant, Schedule
 
 LastBatch = Literal["keep", "drop"]
 LossReduction = Literal["mean", "sum"]
+GhostRunning = Literal["sequential", "mean", "scaled", "printed"]
+ClipMode = Literal["clip", "normalize"]
+
+
+def _require(holds: bool, field: str, limit: str, value: object) -> None:
+    if not holds:
+        raise RequestError(f"{field} must be {limit}, got {show_value(value)}")
+
+
+def _require_lr(lr: float) -> None:
+    _require(lr > 0 and math.isfinite(lr), "optimizer.lr", "a positive finite number", lr)
+
+
+def _require_decay(weight_decay: float) -> None:
+    holds = weight_decay >= 0 and math.isfinite(weight_decay)
+    _require(holds, "optimizer.weight_decay", "at least 0 and finite", weight_decay)
 
 
 class _Optimizer(
@@ -28,12 +39,16 @@ class _Optimizer(
 
 
 class Sgd(_Optimizer, frozen=True, tag="sgd"):
-    """Stochastic gradient descent as in `torch.optim.SGD`: weight decay is coupled (added to the gradient)."""
+    """Stochastic gradient descent as in `torch.optim.SGD`: weight decay is coupled (added to the gradient).
+
+    `weight_decay_until` is the fraction of the budget after which the weight decay is 0 (1: never).
+    """
 
     lr: float
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
+    weight_decay_until: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,6 +58,8 @@ class Sgd(_Optimizer, frozen=True, tag="sgd"):
             not self.nesterov or self.momentum > 0, "optimizer.nesterov", "false where momentum is 0", self.nesterov
         )
         _require_decay(self.weight_decay)
+        until = self.weight_decay_until
+        _require(0 < until <= 1, "optimizer.weight_decay_until", "a fraction of the budget, over 0 to 1", until)
 
 
 class AdamW(_Optimizer, frozen=True, tag="adamw"):
@@ -62,7 +79,91 @@ class AdamW(_Optimizer, frozen=True, tag="adamw"):
         _require_decay(self.weight_decay)
 
 
-Optimizer = Sgd | AdamW
+class RmsProp(_Optimizer, frozen=True, tag="rmsprop"):
+    """RMSprop as in `torch.optim.RMSprop` (Tieleman and Hinton, 2012); weight decay is coupled."""
+
+    lr: float
+    alpha: float = 0.99
+    eps: float = 1e-8
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_lr(self.lr)
+        _require(0 <= self.alpha < 1, "optimizer.alpha", "0 <= alpha < 1", self.alpha)
+        _require(self.eps > 0 and math.isfinite(self.eps), "optimizer.eps", "positive and finite", self.eps)
+        _require(0 <= self.momentum < 1, "optimizer.momentum", "0 <= momentum < 1", self.momentum)
+        _require_decay(self.weight_decay)
+
+
+class Adagrad(_Optimizer, frozen=True, tag="adagrad"):
+    """Adagrad as in `torch.optim.Adagrad` (Duchi, Hazan and Singer, 2011); weight decay is coupled."""
+
+    lr: float
+    eps: float = 1e-10
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_lr(self.lr)
+        _require(self.eps > 0 and math.isfinite(self.eps), "optimizer.eps", "positive and finite", self.eps)
+        _require_decay(self.weight_decay)
+
+
+Optimizer = Sgd | AdamW | RmsProp | Adagrad
+
+
+class Noise(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Noise that is added on purpose, fresh in every step.
+
+    Attributes:
+        multiplicative: sigma of the factor z ~ N(1, sigma^2) on each example's loss. Hoffer et al. (2017): with
+            sigma^2 = kappa - 1 a large batch at the small batch's learning rate has the small batch's covariance of a
+            weight increment and its mean too (see `rules.matching_noise`).
+        labels: probability that an example's label is replaced by one drawn evenly from all classes.
+        dropout: probability that an input of a linear or convolution layer, the first excepted, is zeroed.
+        dropconnect: probability that a weight of such a layer is zeroed for a step (Wan et al., 2013).
+    """
+
+    multiplicative: float = 0.0
+    labels: float = 0.0
+    dropout: float = 0.0
+    dropconnect: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_types(self, "noise")
+        sigma = self.multiplicative
+        _require(sigma >= 0 and math.isfinite(sigma), "noise.multiplicative", "at least 0 and finite", sigma)
+        for name in ("labels", "dropout", "dropconnect"):
+            _require(
+                0 <= getattr(self, name) < 1, f"noise.{name}", f"a probability, 0 <= {name} < 1", getattr(self, name)
+            )
+
+
+class Defects(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What the released code of Hoffer et al. (2017) does otherwise than their paper, to be repeated on purpose.
+
+    Attributes:
+        reset_momentum_epochs: the optimizer's state is thrown away at the start of every so many-th epoch (the
+            authors' code builds the optimizer anew in each: 1); None keeps it.
+        ghost_split: "size" cuts ghosts of `ghost_batch_size`; "chunks" cuts every batch, a partial last one too, into
+            as many ghosts as a full one has and lets each ghost weigh the same, however few examples it holds.
+        batch_norm_scale: batch norm's scale starts at "ones", or "uniform": drawn from U(0, 1), torch's default then.
+    """
+
+    reset_momentum_epochs: int | None = None
+    ghost_split: Literal["size", "chunks"] = "size"
+    batch_norm_scale: Literal["ones", "uniform"] = "ones"
+
+    def __post_init__(self) -> None:
+        require_types(self, "defects")
+        every = self.reset_momentum_epochs
+        _require(every is None or every >= 1, "defects.reset_momentum_epochs", "at least 1", every)
+
+
+BIGBATCH = Defects(reset_momentum_epochs=1, ghost_split="chunks", batch_norm_scale="uniform")
+"""All of them, as the authors' code (GitHub eladhoffer/bigBatch, May 2017) has them."""
 
 
 class Epochs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="unit", tag="epochs"):
@@ -101,6 +202,9 @@ Budget = Epochs | Steps | Examples
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Everything that defines an optimization except seed, device and data.
 
+    `max_grad_norm` bounds the norm of the gradient, in the first `clip_steps` steps or, left out, in all; with
+    `clip_mode` "normalize" the gradient is scaled to that norm also where it is smaller. `ghost_running` says how
+    ghosts' statistics enter the running ones (see `nn.GhostBatchNorm1d`).
     `tuned` is the recipe that this one was transferred from, `None` for a recipe that somebody tuned: a further
     transfer starts there. Delete it after tuning a transferred recipe by hand.
 
@@ -114,7 +218,12 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     budget: Budget
     schedule: Schedule = Constant()
     ghost_batch_size: int | None = None
+    ghost_running: GhostRunning = "sequential"
     max_grad_norm: float | None = None
+    clip_steps: int | None = None
+    clip_mode: ClipMode = "clip"
+    noise: Noise = Noise()
+    defects: Defects = Defects()
     last_batch: LastBatch = "keep"
     loss_reduction: LossReduction = "mean"
     tuned: "Recipe | None" = None
@@ -128,7 +237,15 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.max_grad_norm is not None:
             holds = self.max_grad_norm > 0 and math.isfinite(self.max_grad_norm)
             _require(holds, "max_grad_norm", "positive and finite (leave it out for none)", self.max_grad_norm)
+        self._check_clipping()
         _require(self.tuned is None or self.tuned.tuned is None, "tuned.tuned", "left out", "a recipe")
+
+    def _check_clipping(self) -> None:
+        if self.max_grad_norm is None:
+            for name, default in (("clip_steps", None), ("clip_mode", "clip")):
+                value = getattr(self, name)
+                _require(value == default, name, "left out where max_grad_norm is", value)
+        _require(self.clip_steps is None or self.clip_steps >= 1, "clip_steps", "at least 1", self.clip_steps)
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, validated again."""
@@ -141,137 +258,3 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def as_tuned(self) -> Self:
         """The same numbers without the memory of where they came from."""
         return self.replace(tuned=None)
-
-
-def loads_recipe(text: str) -> Recipe:
-    """Read a recipe from the text of a TOML file.
-
-    Raises:
-        RequestError: one line that names the faulty field by path, its value, the limit.
-    """
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RequestError(f"not valid TOML: {error}") from None
-    return from_table(table)
-
-
-def dumps_recipe(recipe: Recipe) -> str:
-    """The recipe as the text of a TOML file; `loads_recipe` gives back an equal recipe."""
-    return tomli_w.dumps(to_table(recipe)).replace("\n[tuned]\n", f"\n{_ABOUT_TUNED}\n[tuned]\n")
-
-
-_ABOUT_TUNED = """\
-# A further transfer starts from the numbers below, not from those above.
-# After tuning by hand, delete [tuned] and all that follows."""
-
-
-def read_recipe(path: Path) -> Recipe:
-    """Read a recipe file."""
-    try:
-        return loads_recipe(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise RequestError(f"cannot read the recipe {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise RequestError(f"{path} is not a text file in UTF-8; a recipe is a TOML file") from None
-    except RequestError as error:
-        raise RequestError(f"{path}: {error}") from None
-
-
-def write_recipe(recipe: Recipe, path: Path) -> None:
-    """Write a recipe file, whole or not at all."""
-    write_whole(path, dumps_recipe(recipe).encode())
-
-
-def from_table(table: dict[str, Any]) -> Recipe:
-    """A recipe from nested plain data in the layout of the file: `[budget]` holds one of epochs, steps, examples."""
-    try:
-        return msgspec.convert(_tagged(table), Recipe)
-    except msgspec.ValidationError as error:
-        own = isinstance(error.__cause__, RequestError)  # raised by a field's own check, wrapped by msgspec
-        raise RequestError(str(error.__cause__) if own else _explain(error, table)) from None
-
-
-def to_table(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as nested plain data in the layout of the file; fields at their default are left out."""
-    table: dict[str, Any] = plain(recipe)
-    for part in (table, table.get("tuned", {})):
-        if "budget" in part:
-            del part["budget"]["unit"]
-            if float(part["budget"].get("epochs", 0.5)).is_integer():
-                part["budget"]["epochs"] = int(part["budget"]["epochs"])
-    return _sorted_for_reading(table)
-
-
-_BUDGETS = ("epochs", "steps", "examples")
-_TYPES: dict[str, dict[str, type[msgspec.Struct]]] = {
-    "optimizer": {"sgd": Sgd, "adamw": AdamW},
-    "schedule": {
-        "constant": Constant,
-        "multistep": MultiStep,
-        "cosine": Cosine,
-        "linear": Linear,
-        "piecewise_linear": PiecewiseLinear,
-    },
-}
-
-
-def _tagged(table: dict[str, Any]) -> dict[str, Any]:
-    """Name the budget's unit as a tag, here and in the tuned recipe."""
-    tagged = dict(table)
-    budget = tagged.get("budget")
-    if isinstance(budget, dict):
-        named = [unit for unit in _BUDGETS if unit in budget]
-        if len(named) != 1 or len(budget) != 1:
-            raise RequestError(
-                f"budget must hold exactly one of {', '.join(_BUDGETS)}, got {', '.join(budget) or '{}'}"
-            )
-        tagged["budget"] = {"unit": named[0], **budget}
-    if isinstance(tagged.get("tuned"), dict):
-        tagged["tuned"] = _tagged(tagged["tuned"])
-    return tagged
-
-
-def _explain(error: msgspec.ValidationError, table: dict[str, Any]) -> str:
-    """msgspec's message with our field paths, the value and a suggestion for a misspelt name."""
-    message, _, where = str(error).partition(" - at `$")
-    path = where.rstrip("`").lstrip(".")
-    if message.startswith("Object contains unknown field"):
-        name = message.split("`")[1]
-        return f"unknown field {join(path, name)!r}{did_you_mean(name, _fields_at(path, table))}"
-    if message.startswith("Object missing required field"):
-        return f"{join(path, message.split('`')[1])} is missing"
-    if message.startswith("Invalid value") and path.endswith(".type"):
-        kind = str(value_at(path, table))
-        return f"{path} {kind!r} is unknown{did_you_mean(kind, _TYPES.get(path.split('.')[-2], {}))}"
-    return mismatch(message, path, value_at(path, table))
-
-
-def _fields_at(path: str, table: dict[str, Any]) -> tuple[str, ...]:
-    part = path.removeprefix("tuned").removeprefix(".")
-    if part in _TYPES:
-        kind = _TYPES[part].get(str(value_at(join(path, "type"), table)))
-        return ("type", *(kind.__struct_fields__ if kind else ()))
-    return Recipe.__struct_fields__
-
-
-def _sorted_for_reading(table: dict[str, Any]) -> dict[str, Any]:
-    """Plain values before tables, as TOML needs them and people read them; the tuned recipe last."""
-    plain = {name: value for name, value in table.items() if not isinstance(value, dict)}
-    nested = {name: value for name, value in table.items() if isinstance(value, dict) and name != "tuned"}
-    tuned = {"tuned": _sorted_for_reading(table["tuned"])} if "tuned" in table else {}
-    return {**plain, **nested, **tuned}
-
-
-def _require(holds: bool, field: str, limit: str, value: object) -> None:
-    if not holds:
-        raise RequestError(f"{field} must be {limit}, got {show_value(value)}")
-
-
-def _require_lr(lr: float) -> None:
-    _require(lr > 0 and math.isfinite(lr), "optimizer.lr", "a positive finite number", lr)
-
-
-def _require_decay(weight_decay: float) -> None:
-    holds = weight_decay >= 0 and math.isfinite(weight_decay)
-    _require(holds, "optimizer.weight_decay", "at least 0 and finite", weight_decay)

@@ -1,18 +1,22 @@
 """The learning rate as a function of progress: which factor multiplies the base rate at i/T of the run?
 
 Progress is read at i/T in step i = 0, 1, ..., T-1, so a run of any length follows the same curve, and a stretched
-budget stretches its schedule. Warm-up and milestones are fractions of the budget.
+budget stretches its schedule. Warm-up and milestones are fractions of the budget. Two schedules listen to the run
+instead (`Plateau`, `DistanceDrop`): their curve is `factor` to the power of the drops so far, which the loop counts.
 """
 
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import msgspec
 
 from rebatch.errors import RequestError
 from rebatch.fields import require_types
+
+Metric = Literal["validation_loss", "validation_accuracy", "train_loss"]
 
 
 class _Schedule(
@@ -46,6 +50,16 @@ class MultiStep(_Schedule, frozen=True, tag="multistep"):
         _require_factor("schedule.factor", self.factor)
 
 
+class PiecewiseConstant(_Schedule, frozen=True, tag="piecewise_constant"):
+    """From each of `points` on, (progress, factor), the rate is the base rate times that factor; 1 before the first."""
+
+    points: tuple[tuple[float, float], ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_points(self.points)
+
+
 class Cosine(_Schedule, frozen=True, tag="cosine"):
     """Half a cosine from the end of the warm-up down to `final` times the base rate (Loshchilov and Hutter, 2017)."""
 
@@ -67,19 +81,67 @@ class PiecewiseLinear(_Schedule, frozen=True, tag="piecewise_linear"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.points:
-            raise RequestError("schedule.points needs at least one [progress, factor] pair, got none")
-        _require_rising("schedule.points", [progress for progress, _ in self.points])
-        for _, factor in self.points:
-            _require_factor("schedule.points", factor)
+        _require_points(self.points)
 
 
-Schedule = Constant | MultiStep | Cosine | Linear | PiecewiseLinear
+class Plateau(_Schedule, frozen=True, tag="plateau"):
+    """The rate drops by `factor` when `metric` has not improved for `patience`, at most `drops` times.
+
+    `patience` is a fraction of the budget. The metric is read where the run is evaluated, so a drop follows such a row.
+    """
+
+    patience: float
+    factor: float = 0.1
+    drops: int = 3
+    metric: Metric = "validation_loss"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.patience < 1.0:
+            raise RequestError(f"schedule.patience is a fraction of the budget, 0 < patience < 1, got {self.patience}")
+        if self.drops < 1:
+            raise RequestError(f"schedule.drops must be at least 1, got {self.drops}; for none use type 'constant'")
+        _require_factor("schedule.factor", self.factor)
 
 
-def lr_factor(schedule: Schedule, progress: float) -> float:
+class DistanceDrop(_Schedule, frozen=True, tag="distance_drop"):
+    """The rate drops by `factor` when ||w - w_0|| first reaches each of `distances` (rising), or at `latest`.
+
+    Hoffer et al. (2017) propose to drop by weight distance instead of a validation plateau and give no rule; this is
+    ours: the distances are those that the small batch had travelled at its own drops, so that a batch of any size has
+    diffused as far before it settles. `latest` are fractions of the budget, one for each distance, for a run that
+    never gets there. The distance is read before every step.
+    """
+
+    distances: tuple[float, ...]
+    latest: tuple[float, ...]
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.distances or len(self.distances) != len(self.latest):
+            counts = f"{len(self.distances)} and {len(self.latest)}"
+            raise RequestError(
+                f"schedule.distances and schedule.latest must be equally many, at least one, got {counts}"
+            )
+        if any(not 0.0 < distance < math.inf for distance in self.distances):
+            raise RequestError(f"schedule.distances must be positive and finite, got {list(self.distances)}")
+        if any(a >= b for a, b in pairwise(self.distances)):
+            raise RequestError(f"schedule.distances must rise, got {list(self.distances)}")
+        _require_rising("schedule.latest", self.latest)
+        _require_factor("schedule.factor", self.factor)
+
+
+Feedback = Plateau | DistanceDrop
+"""Schedules that listen to the run."""
+
+Schedule = Constant | MultiStep | PiecewiseConstant | Cosine | Linear | PiecewiseLinear | Plateau | DistanceDrop
+
+
+def lr_factor(schedule: Schedule, progress: float, drops: int = 0) -> float:
     """The factor on the base learning rate at `progress`, a fraction of the budget in [0, 1].
 
+    `drops` is how often a schedule that listens to the run has dropped the rate so far; others do not read it.
     Warm-up multiplies the curve. Cosine and linear decay start where the warm-up ends; milestones and points lie where
     they say.
 
@@ -89,23 +151,28 @@ def lr_factor(schedule: Schedule, progress: float) -> float:
     (0.5, 0.5)
     """
     if progress < schedule.warmup:
-        return progress / schedule.warmup * _shape(schedule, progress)
-    return _shape(schedule, progress)
+        return progress / schedule.warmup * _shape(schedule, progress, drops)
+    return _shape(schedule, progress, drops)
 
 
-def _shape(schedule: Schedule, progress: float) -> float:
+def _shape(schedule: Schedule, progress: float, drops: int) -> float:
     since_warmup = max(0.0, (progress - schedule.warmup) / (1.0 - schedule.warmup))
     match schedule:
         case Constant():
             return 1.0
         case MultiStep(milestones=milestones, factor=factor):
             return factor ** bisect_right(milestones, progress + _ROUNDING)
+        case PiecewiseConstant(points=points):
+            passed = bisect_right(points, progress + _ROUNDING, key=lambda point: point[0])
+            return points[passed - 1][1] if passed else 1.0
         case Cosine(final=final):
             return final + (1.0 - final) * (1.0 + math.cos(math.pi * since_warmup)) / 2.0
         case Linear():
             return 1.0 - since_warmup
         case PiecewiseLinear(points=points):
             return _interpolate(points, progress)
+        case Plateau(factor=factor) | DistanceDrop(factor=factor):
+            return factor**drops
 
 
 # Step i of T reads i/T; 0.6 of 50 epochs must fall on step 30/50 although 0.6 * 50 is not exactly 30 in binary.
@@ -120,6 +187,14 @@ def _interpolate(points: Sequence[tuple[float, float]], progress: float) -> floa
         return points[-1][1]
     (x0, y0), (x1, y1) = points[after - 1], points[after]
     return y0 + (y1 - y0) * (progress - x0) / (x1 - x0)
+
+
+def _require_points(points: Sequence[tuple[float, float]]) -> None:
+    if not points:
+        raise RequestError("schedule.points needs at least one [progress, factor] pair, got none")
+    _require_rising("schedule.points", [progress for progress, _ in points])
+    for _, factor in points:
+        _require_factor("schedule.points", factor)
 
 
 def _require_rising(field: str, fractions: Sequence[float]) -> None:

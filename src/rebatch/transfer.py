@@ -11,7 +11,8 @@ from rebatch.batching import steps_per_epoch
 from rebatch.errors import RequestError, did_you_mean
 from rebatch.fields import show_value, typed
 from rebatch.price import Price, price
-from rebatch.recipe import AdamW, Recipe, Steps, to_table
+from rebatch.recipe import Adagrad, AdamW, Recipe, RmsProp, Steps
+from rebatch.recipe_file import to_table
 from rebatch.rules import DEFAULT_RULES, PRESETS, RULES, Move, Rule
 
 
@@ -123,6 +124,8 @@ def _refuse_sum(tuned: Recipe) -> None:
     size, optimizer = tuned.batch_size, tuned.optimizer
     if isinstance(optimizer, AdamW):
         same = {"optimizer.eps": optimizer.eps / size}
+    elif isinstance(optimizer, RmsProp | Adagrad):
+        same = {"optimizer.eps": optimizer.eps / size, "optimizer.weight_decay": optimizer.weight_decay / size}
     else:
         same = {"optimizer.lr": optimizer.lr * size, "optimizer.weight_decay": optimizer.weight_decay / size}
     if tuned.max_grad_norm is not None:

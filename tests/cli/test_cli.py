@@ -14,7 +14,8 @@ import pytest
 import rebatch
 from rebatch.cli.main import run, spread
 from rebatch.cli.train_run import _Clock
-from rebatch.recipe import Epochs, Steps, read_recipe, write_recipe
+from rebatch.recipe import Epochs, Steps
+from rebatch.recipe_file import read_recipe, write_recipe
 from rebatch.tasks import TASKS
 
 STUDY = f"{Path(__file__).parents[1] / 'study' / 'small_study.py'}:small"
@@ -344,7 +345,7 @@ def test_a_resumed_run_counts_only_the_examples_of_its_own_time(monkeypatch: pyt
 
 
 def test_the_recipe_that_transfer_prints_can_be_read_again(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from rebatch.recipe import loads_recipe
+    from rebatch.recipe_file import loads_recipe
 
     assert run(["transfer", str(recipe), "--batch-size", "256"]) == 0
     out = capsys.readouterr().out

@@ -5,7 +5,8 @@ import pytest
 
 from rebatch.errors import RequestError
 from rebatch.execution import Execution
-from rebatch.recipe import Epochs, Recipe, Sgd, dumps_recipe
+from rebatch.recipe import Epochs, Recipe, Sgd
+from rebatch.recipe_file import dumps_recipe
 from rebatch.schedule import Constant
 from rebatch.study.claims import Claim, Greater
 from rebatch.study.plan import Arm, Design, RunSpec, Study, make_plan

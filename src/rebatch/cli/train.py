@@ -31,7 +31,7 @@ def train(
 
     from rebatch.cli.train_run import run
     from rebatch.distributed import World
-    from rebatch.recipe import read_recipe
+    from rebatch.recipe_file import read_recipe
     from rebatch.study.plan import RunSpec
     from rebatch.tasks import find_task
     from rebatch.tasks.find import file_digest

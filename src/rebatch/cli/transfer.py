@@ -7,7 +7,8 @@ import typer
 
 from rebatch.cli.options import Json
 from rebatch.errors import RequestError, RunError
-from rebatch.recipe import Recipe, dumps_recipe, read_recipe, to_table, write_recipe
+from rebatch.recipe import Recipe
+from rebatch.recipe_file import dumps_recipe, read_recipe, to_table, write_recipe
 from rebatch.rules import DEFAULT_RULES
 from rebatch.transfer import Transfer
 from rebatch.transfer import transfer as move

@@ -1,32 +1,35 @@
 """How far have the weights travelled from where they started? (Hoffer et al., 2017, Figure 2: about log t.)"""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
+from rebatch.distance import weight_distance
 from rebatch.observation import Observer
 
-
-def weight_distance(weights: Iterable[Tensor], initial: Iterable[Tensor]) -> Tensor:
-    """||w - w_0||_2 over all tensors together, a scalar on their device, summed in float32 or wider."""
-    squares = [
-        (now.detach() - then).to(torch.promote_types(now.dtype, torch.float32)).square().sum()
-        for now, then in zip(weights, initial, strict=True)
-    ]
-    return torch.stack(squares).sum().sqrt()
+__all__ = ["WeightDistance", "weight_distance"]
 
 
 class WeightDistance(Observer):
-    """Writes `weight_distance` of the trainable parameters into every row."""
+    """Writes into every row how far the trainable parameters are from where they started.
+
+    `weight_distance` is over all of them, `weight_distance_first` over the first one with two or more dimensions: the
+    first convolution (or the first linear layer), which is very likely what the paper's Figure 2 shows, since its code
+    logs the first parameter only.
+    """
 
     def start(self, model: nn.Module) -> None:
         """Remember w_0."""
         self._initial = [weight.detach().clone() for weight in _trainable(model)]
 
     def row(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """The distance at the row's weights."""
-        return {"weight_distance": weight_distance(_trainable(model), self._initial)}
+        """The distances at the row's weights."""
+        weights = _trainable(model)
+        first = next((place for place, weight in enumerate(weights) if weight.dim() > 1), 0)
+        return {
+            "weight_distance": weight_distance(weights, self._initial),
+            "weight_distance_first": weight_distance(weights[first : first + 1], self._initial[first : first + 1]),
+        }
 
 
 def _trainable(model: nn.Module) -> list[nn.Parameter]:

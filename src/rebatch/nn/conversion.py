@@ -38,13 +38,16 @@ ANOTHER = "it is not torch's own, and may do more than normalize; replace it, or
 M = TypeVar("M", bound=nn.Module)
 
 
-def convert_ghost_batch_norm(model: M, ghost_batch_size: int, *, running: Running | None = None) -> M:
+def convert_ghost_batch_norm(
+    model: M, ghost_batch_size: int, *, running: Running | None = None, chunks: int | None = None
+) -> M:
     """Make every BatchNorm1d/2d/3d of `model` normalize ghosts of `ghost_batch_size` examples; returns `model`.
 
     Works in place, on the root too; layers that already have ghosts get the new size. `running` says how ghosts enter
-    the running statistics; left out, it is "sequential", and what it was for layers that have ghosts. Either all layers
-    are converted or, with RequestError, none: SyncBatchNorm, lazy layers and other subclasses of torch's layers are
-    refused.
+    the running statistics; left out, it is "sequential", and what it was for layers that have ghosts. `chunks` cuts
+    every batch into so many ghosts instead, a defect of the paper's released code (see `recipe.Defects`). Either all
+    layers are converted or, with RequestError, none: SyncBatchNorm, lazy layers and other subclasses of torch's layers
+    are refused.
 
     >>> convert_ghost_batch_norm(nn.Sequential(nn.BatchNorm1d(3)), ghost_batch_size=32)[0].ghost_batch_size
     32
@@ -54,7 +57,7 @@ def convert_ghost_batch_norm(model: M, ghost_batch_size: int, *, running: Runnin
         if type(layer) in GHOST_OF:
             layer.__class__ = GHOST_OF[type(layer)]
         kept = vars(layer).get("running", "sequential")
-        vars(layer).update(ghost_batch_size=ghost_batch_size, running=running or kept)
+        vars(layer).update(ghost_batch_size=ghost_batch_size, running=running or kept, chunks=chunks)
     return model
 
 
@@ -67,7 +70,7 @@ def revert_ghost_batch_norm(model: M) -> M:
     for layer in model.modules():
         if type(layer) in PLAIN_OF:
             layer.__class__ = PLAIN_OF[type(layer)]
-            for name in ("ghost_batch_size", "running", "pending"):
+            for name in ("ghost_batch_size", "running", "pending", "chunks"):
                 vars(layer).pop(name, None)
     return model
 

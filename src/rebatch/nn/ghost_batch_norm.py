@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rebatch.batching import ghost_sizes
+from rebatch.batching import chunk_sizes, ghost_sizes
 from rebatch.errors import RequestError, did_you_mean
 from rebatch.nn.normalization import normalize_ghosts
 
-Running = Literal["sequential", "mean"]
+Running = Literal["sequential", "mean", "scaled", "printed"]
 
 
 class GhostBatchNorm(_BatchNorm):
@@ -27,10 +27,13 @@ class GhostBatchNorm(_BatchNorm):
 
     `pending` is None where the statistics of a batch enter the running ones at once. Where it is a list, training
     appends (means, unbiased variances) to it and leaves the buffers alone, for a later `fold` in ghost order.
+    `chunks` is a defect of the paper's released code, kept as a switch: every batch has that many ghosts, whatever its
+    size, cut as `torch.chunk` cuts; `convert_ghost_batch_norm` sets it.
     """
 
     ghost_batch_size: int
     running: Running
+    chunks: int | None = None
     pending: list[tuple[Tensor, Tensor]] | None = None
 
     def __init__(
@@ -74,7 +77,10 @@ class GhostBatchNorm(_BatchNorm):
 
         `means` and unbiased `variances` have shape (ghosts, C). With `running="sequential"` this equals one step of
         torch's moving average per ghost: for L ghosts and momentum m, the history keeps (1 - m)^L and ghost l = 1..L
-        weighs m (1 - m)^(L - l). With `running="mean"` the plain average of the ghosts makes one step.
+        weighs m (1 - m)^(L - l). With `running="mean"` the plain average of the ghosts makes one step; with "scaled"
+        every ghost makes a step of momentum m / L (Composer), so that history lasts as long as with "mean".
+        "printed" is the paper's Algorithm 1 to the letter, to show what is wrong with it: history keeps (1 - m) to the
+        power of the ghost's size and ghost l weighs m (1 - m)^l, so the first weighs most and the sum is not 1.
         `momentum=None` is the cumulative average, over ghosts or over means.
         """
         if means.shape[0] == 0:
@@ -84,11 +90,21 @@ class GhostBatchNorm(_BatchNorm):
         assert self.num_batches_tracked is not None
         if self.running == "mean":
             means, variances = means.mean(0, keepdim=True), variances.mean(0, keepdim=True)
-        history, shares = _shares(means, self.momentum, self.num_batches_tracked)
+        history, shares = self._shares(means)
         # Sums, not a matrix product: that one autocast and TF32 would round to half precision.
         for buffer, ghosts in ((self.running_mean, means), (self.running_var, variances)):
             buffer.copy_(history * buffer.to(ghosts.dtype) + (shares * ghosts).sum(0))
         self.num_batches_tracked.add_(means.shape[0])
+
+    def _shares(self, means: Tensor) -> tuple[Any, Tensor]:
+        assert self.num_batches_tracked is not None
+        momentum, count = self.momentum, means.shape[0]
+        if self.running == "scaled" and momentum is not None:
+            momentum = momentum / count
+        if self.running == "printed" and momentum is not None:
+            rank = torch.arange(1, count + 1, dtype=means.dtype, device=means.device)
+            return (1 - momentum) ** self.ghost_batch_size, (momentum * (1 - momentum) ** rank).unsqueeze(1)
+        return _shares(means, momentum, self.num_batches_tracked)
 
     def extra_repr(self) -> str:
         """torch's own line, with the ghosts."""
@@ -99,7 +115,8 @@ class GhostBatchNorm(_BatchNorm):
         if x.shape[1] != self.num_features:
             raise ValueError(f"expected {self.num_features} channels (num_features), got input size {list(x.shape)}")
         # index: a compiler makes a symbol of a batch size that varies; a cut needs the number (one graph for each).
-        sizes = ghost_sizes(operator.index(x.shape[0]), self.ghost_batch_size)
+        examples = operator.index(x.shape[0])
+        sizes = chunk_sizes(examples, self.chunks) if self.chunks else ghost_sizes(examples, self.ghost_batch_size)
         if min(sizes, default=0) * x.shape[2:].numel() < 2:
             raise ValueError(
                 f"Expected more than 1 value per channel in each ghost when training, got input size {list(x.shape)}; "

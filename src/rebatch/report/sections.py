@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rebatch.recipe import dumps_recipe
+from rebatch.recipe_file import dumps_recipe
 from rebatch.report.figures import arm_styles
 from rebatch.report.markup import Html, definitions, element, joined, table
 from rebatch.report.series import ArmRecord, comparison

@@ -20,14 +20,19 @@ from rebatch.nn import deferred_running_statistics
 from rebatch.nn.ghost_batch_norm import GhostBatchNorm
 from rebatch.observation import Observer
 from rebatch.recipe import Recipe
+from rebatch.training.noise import StepNoise
 
-SummedLoss = Callable[[Tensor, Tensor], Tensor]
-"""Outputs and targets of a micro-batch to the sum of its examples' losses, a scalar."""
+SummedLoss = Callable[..., Tensor]
+"""Outputs and targets of a micro-batch to the sum of its examples' losses, a scalar. For recipes that weigh examples
+(`noise.multiplicative`, `defects.ghost_split = "chunks"`) it takes the weights (B,) as a third argument."""
 
 
-def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy summed over examples; outputs (B, classes), targets (B,)."""
-    return F.cross_entropy(outputs, targets, reduction="sum")
+def cross_entropy(outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy summed over examples, each times its weight; outputs (B, classes), targets (B,), weights (B,)."""
+    if weights is None:
+        return F.cross_entropy(outputs, targets, reduction="sum")
+    losses = F.cross_entropy(outputs, targets, reduction="none")
+    return losses.mul(weights.to(losses.dtype)).sum()
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,11 @@ def choose_cutting(
             f"try {max(unit, micro_batch_size - micro_batch_size % unit)}"
         )
     cutting = Cutting(ghost, micro_batch_size, world)
+    if splits and recipe.defects.ghost_split == "chunks":
+        raise RequestError(
+            'defects.ghost_split = "chunks" cuts ghosts by their number, so a step cannot be cut into micro-batches or '
+            'ranks; use "size", or one rank without micro_batch_size'
+        )
     _refuse_single_examples(model, recipe, examples, cutting)
     return cutting
 
@@ -124,7 +134,9 @@ class StepGradient:
         cutting: Cutting,
         execution: Execution,
         observers: Sequence[Observer],
+        noise: StepNoise,
     ) -> None:
+        self._noise = noise
         self._network, self._loss, self._batches, self._cutting = network, loss, batches, cutting
         self._execution, self._device = execution, cutting.world.device.type
         self._watchers = [observer for observer in observers if observer.sees_micro_batches]
@@ -155,11 +167,15 @@ class StepGradient:
 
     def _micro_batch(self, epoch: int, indices: Tensor, scale: float, *, is_last: bool) -> Tensor:
         inputs, targets = self._batches.batch(epoch, indices)
+        targets = self._noise.labels(epoch, indices, targets)
+        weights = self._noise.weights(epoch, indices)
         with self._synchronizing(is_last), self._observed(len(indices)):
             with autocast(self._execution, self._device):
-                loss = self._loss(self._network(as_executed(inputs, self._execution)), targets)
+                outputs = self._network(as_executed(inputs, self._execution))
+                loss = self._loss(outputs, targets) if weights is None else self._loss(outputs, targets, weights)
             (loss * scale).backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
+            # What is written down is the loss itself, not the weighted one.
+            return loss.detach() if weights is None else self._loss(outputs.detach(), targets)
 
     def _idle(self, epoch: int, indices: Tensor) -> Tensor:
         """A rank without examples still takes part in every exchange: examples at weight 0, unseen by statistics."""

@@ -10,9 +10,7 @@ from rebatch.data.sets import Splits
 from rebatch.distributed import World
 from rebatch.execution import Execution
 from rebatch.observation import Observation, Observer
-from rebatch.optimizers import set_lr
 from rebatch.recipe import Recipe
-from rebatch.schedule import lr_factor
 from rebatch.training.checkpoint import Checkpointer
 from rebatch.training.gradients import SummedLoss, choose_cutting, cross_entropy
 from rebatch.training.run import Row, Run, place
@@ -52,7 +50,7 @@ def train(
         RequestError: a batch that the data cannot fill, or a cut that would change the run.
     """
     world, execution = world or World(), execution or Execution()
-    place(model, recipe, execution, world)
+    place(model, recipe, seed, execution, world)
     examples = len(data.train)
     cutting = choose_cutting(model, recipe, examples, micro_batch_size, world, allow_batch_norm=allow_batch_norm)
     run = Run(model, data.to(world.device), recipe, seed, loss, execution, cutting, observers)
@@ -61,14 +59,12 @@ def train(
     for step in range(run.first, run.total):
         run.seed_torch(step)
         epoch, start, stop = batch_bounds(step, examples, recipe)
-        lr = recipe.optimizer.lr * lr_factor(recipe.schedule, step / run.total)
+        lr = run.prepare(step)
         divisor = stop - start if recipe.loss_reduction == "mean" else 1
         run.loss_sum += run.gradient.compute(epoch, run.order(epoch)[start:stop], divisor)
         for observer in observers:
             observer.step(Observation(step, model, stop - start, lr))
-        if recipe.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(run.parameters, recipe.max_grad_norm)
-        set_lr(run.optimizer, lr)
+        run.clip(step)
         run.optimizer.step()
         if row_due := step + 1 in log_spaced or step + 1 in even:
             row = run.row(step + 1, lr, evaluated=step + 1 in even)

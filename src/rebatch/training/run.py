@@ -10,18 +10,21 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rebatch import draws
-from rebatch.batching import examples_seen, total_steps
+from rebatch.batching import batch_bounds, examples_seen, total_steps
 from rebatch.data.batches import BatchSource
 from rebatch.data.sets import Splits
 from rebatch.distributed import World
 from rebatch.execution import Execution
-from rebatch.nn import convert_ghost_batch_norm
+from rebatch.nn import add_weight_noise, convert_ghost_batch_norm, draw_batch_norm_scale
 from rebatch.observation import Observer
-from rebatch.optimizers import build_optimizer
-from rebatch.recipe import Recipe
+from rebatch.optimizers import build_optimizer, set_lr
+from rebatch.recipe import Recipe, Sgd
+from rebatch.schedule import lr_factor
 from rebatch.training.checkpoint import Checkpointer
 from rebatch.training.evaluation import evaluate
+from rebatch.training.feedback import Drops
 from rebatch.training.gradients import Cutting, StepGradient, SummedLoss
+from rebatch.training.noise import StepNoise, chunks
 
 Row = dict[str, float]
 """A row of a run: `step`, `epoch`, `examples` seen, `lr` of the last step, `train_loss` since the row before, what
@@ -48,6 +51,7 @@ class Run:
         self.total = total_steps(self.recipe, self.examples)
         self.optimizer = build_optimizer(self.recipe, self.model)
         self.gradient = self._gradient()
+        self.drops = Drops(self.recipe.schedule, self.total, self.parameters)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.world.device)
         self.last_row = 0
         self._torch_seed = int(draws.generator(self.seed, "torch").integers(2**62))
@@ -70,6 +74,32 @@ class Run:
     def parameters(self) -> list[nn.Parameter]:
         """What the optimizer moves."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def prepare(self, step: int) -> float:
+        """Make the optimizer ready for step `step` and give the learning rate that it has there."""
+        epoch, start, _ = batch_bounds(step, self.examples, self.recipe)
+        every = self.recipe.defects.reset_momentum_epochs
+        if every is not None and start == 0 and epoch % every == 0:
+            self.optimizer.state.clear()
+        progress = step / self.total
+        lr = self.recipe.optimizer.lr * lr_factor(self.recipe.schedule, progress, self.drops.before_step(step))
+        set_lr(self.optimizer, lr)
+        if isinstance(self.recipe.optimizer, Sgd) and progress >= self.recipe.optimizer.weight_decay_until:
+            for group in self.optimizer.param_groups:
+                group["weight_decay"] = 0.0
+        return lr
+
+    def clip(self, step: int) -> None:
+        """Bound the gradient's norm, or give it that norm, where the recipe says so."""
+        recipe = self.recipe
+        if recipe.max_grad_norm is None or (recipe.clip_steps is not None and step >= recipe.clip_steps):
+            return
+        if recipe.clip_mode == "clip":
+            nn.utils.clip_grad_norm_(self.parameters, recipe.max_grad_norm)
+            return
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        scale = recipe.max_grad_norm / (nn.utils.get_total_norm(gradients) + 1e-6)  # as clip_grad_norm_ guards
+        torch._foreach_mul_(gradients, scale)
 
     def seed_torch(self, step: int) -> None:
         """What dropout draws in a step depends on (seed, step, rank) alone: a resumed run needs no saved generator."""
@@ -96,6 +126,7 @@ class Run:
             row |= {name: float(value) for name, value in observer.row(self.model).items()}
         if evaluated:
             row |= self._validation()
+        self.drops.after_row(row)
         finite = torch.isfinite(torch.tensor([train_loss, row.get("validation_loss", 0.0)])).all()
         return row if finite else {**row, "diverged": 1}
 
@@ -119,6 +150,7 @@ class Run:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "observers": [observer.state_dict() for observer in self.observers],
+            "drops": self.drops.state_dict(),
             "loss_sum": self.loss_sum,
             "last_row": self.last_row,
         }
@@ -129,23 +161,36 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         for observer, saved in zip(self.observers, state["observers"], strict=True):
             observer.load_state_dict(saved)
+        self.drops.load_state_dict(state["drops"])
         self.loss_sum, self.last_row = state["loss_sum"].to(self.world.device), state["last_row"]
 
     def _gradient(self) -> StepGradient:
         data = self.data
         batches = BatchSource(data.train, data.augmentations, data.normalize, seed=self.seed)
         network = _wrapped(self.model, self.execution, self.world)
-        return StepGradient(network, self.loss, batches, self.cutting, self.execution, self.observers)
+        noise = StepNoise(
+            self.recipe, seed=self.seed, examples=self.examples, classes=_classes(data), device=self.world.device
+        )
+        return StepGradient(network, self.loss, batches, self.cutting, self.execution, self.observers, noise)
 
 
-def place(model: nn.Module, recipe: Recipe, execution: Execution, world: World) -> None:
-    """Make `model` what the recipe and the machine ask for, in place: ghosts, device, dtype, layout, training mode."""
+def place(model: nn.Module, recipe: Recipe, seed: int, execution: Execution, world: World) -> None:
+    """Make `model` what recipe and machine ask for, in place: noise, ghosts, device, dtype, layout, training mode."""
+    add_weight_noise(model, dropout=recipe.noise.dropout, dropconnect=recipe.noise.dropconnect)
+    if recipe.defects.batch_norm_scale == "uniform":
+        draw_batch_norm_scale(model, draws.generator(seed, "batch_norm_scale"))
     if recipe.ghost_batch_size is not None:
-        convert_ghost_batch_norm(model, recipe.ghost_batch_size)
+        convert_ghost_batch_norm(model, recipe.ghost_batch_size, running=recipe.ghost_running, chunks=chunks(recipe))
     model.to(world.device, torch.float64 if execution.precision == "float64" else None)
     if execution.memory_format == "channels_last":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
+
+
+def _classes(data: Splits) -> int:
+    """How many labels there are; 0 where targets are not labels."""
+    targets = data.train.targets
+    return 0 if targets.is_floating_point() else int(targets.max()) + 1
 
 
 def _wrapped(model: nn.Module, execution: Execution, world: World) -> nn.Module:
