@@ -18,11 +18,7 @@ def study_progress(plan: Plan, store: Store) -> Iterator[Callable[[RunSpec, Mess
     """Gives what the engine calls with each message of a worker."""
     steps = {spec.run_id: total_steps(spec.recipe, plan.examples) for spec in plan.specs()}
     missing = {spec.run_id for spec in store.missing(plan)}
-    names = {
-        plan.spec(arm, seed).run_id: f"{arm.name}, seed {seed}"
-        for arm in plan.design.arms
-        for seed in range(plan.design.seeds)
-    }
+    names = {plan.spec(arm, seed).run_id: f"{arm.name}, seed {seed}" for arm, seed in plan.runs()}
     done = dict.fromkeys(missing, 0)
     finished: set[str] = set()
     columns = (
@@ -38,6 +34,11 @@ def study_progress(plan: Plan, store: Store) -> Iterator[Callable[[RunSpec, Mess
         line = bar.add_task(f"{len(missing)} runs", total=sum(steps[run_id] for run_id in missing))
 
         def on_progress(spec: RunSpec, message: Message) -> None:
+            if spec.run_id not in steps:  # the best of some candidates, known only now
+                missing.add(spec.run_id)
+                steps[spec.run_id] = total_steps(spec.recipe, plan.examples)
+                names[spec.run_id] = f"chosen recipe, seed {spec.seed}"
+                bar.update(line, total=sum(steps[run_id] for run_id in missing))
             if message.kind == "failed":
                 bar.console.print(Text(f"failed: {names[spec.run_id]}: {message.text}"), soft_wrap=True)
             if message.kind in {"done", "failed"}:

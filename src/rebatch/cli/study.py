@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rebatch.cli.execution import ChannelsLast, Compile, PrecisionName, choose_execution
-from rebatch.cli.options import DataDir, Json, TaskName
+from rebatch.cli.options import DataDir, Json
 
 if TYPE_CHECKING:
     from rebatch.report.summary import StudySummary
@@ -40,7 +40,9 @@ def list_studies(json: Json = False) -> None:
 @app.command()
 def run(
     name: Annotated[str, typer.Argument(help="hoffer-gap, ..., or path/to/file.py:name.")],
-    task: TaskName = "digits",
+    task: Annotated[
+        str | None, typer.Option(help="A task, or path/to/file.py:name; the study's own by default.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(help="Runs per arm; the study's own number by default.", min=1)] = None,
     scale: Annotated[str, typer.Option(help="quick, cpu or paper.")] = "quick",
     jobs: Annotated[int | None, typer.Option(help="Worker processes; one per core by default.", min=1)] = None,
@@ -57,13 +59,16 @@ def run(
     from rebatch.report.summary import summarize
     from rebatch.study.find import find_study
     from rebatch.study.plan import SCALES, make_plan, plan_name
+    from rebatch.study.quantify import quantify
     from rebatch.study.store import Store
     from rebatch.tasks import find_task
     from rebatch.tasks.find import file_digest
 
     if scale not in SCALES:
         raise RequestError(f"--scale {scale!r} is unknown{did_you_mean(scale, SCALES)}")
-    study, found = find_study(name), find_task(task)
+    study = find_study(name)
+    task = task or study.task
+    found = find_task(task)
     root_name = plan_name(study.name, found.name, scale)
     root = store or Path("rebatch-store") / root_name
     existing = Store(root) if (root / "store.json").exists() else None
@@ -87,6 +92,8 @@ def run(
     if earlier is not None:
         _note_hidden(earlier, plan, runs)
     outcome = _run(plan, runs, task, jobs, threads, data_dir)
+    plan = outcome.plan
+    runs.save_quantities(plan, quantify(study, plan, runs))
     summary = summarize(plan, runs, failed=len(outcome.failed), reused=outcome.reused)
     _show(summary, json=json)
     if problems := [*_write_page(runs, json=json), *_failures(outcome)]:
@@ -157,8 +164,8 @@ def _note_hidden(earlier: "Plan", plan: "Plan", store: "Store") -> None:
     from rebatch.cli.output import note
 
     before, now = earlier.design.seeds, plan.design.seeds
-    arms = plan.design.arms
-    specs = [plan.spec(arm, seed) for seed in range(now, before) for arm in arms]
+    shown = {spec.run_id for spec in plan.specs()}
+    specs = [spec for spec in earlier.specs() if spec.run_id not in shown] if now < before else []
     if hidden := [spec for spec in specs if store.run(spec).result() is not None]:
         note(f"seeds: {now} instead of {before}; {len(hidden)} finished runs are kept but not shown (--seeds {before})")
 

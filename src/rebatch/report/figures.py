@@ -87,9 +87,9 @@ def accuracy_range(arms: Sequence[ArmAccuracy]) -> tuple[float, float]:
     One run at chance level would press all other arms into a corner; it is named in its arm's label instead.
     """
     healthy = [arm for arm in arms if arm.points and not arm.diverged]
-    values = [run.result.accuracy for arm in arms for run in arm.points if not run.diverged]
+    values = [run.accuracy for arm in arms for run in arm.points if not run.diverged]
     values += [end for arm in healthy if arm.mean for end in (arm.mean.low, arm.mean.high) if math.isfinite(end)]
-    shown = values or [run.result.accuracy for arm in arms for run in arm.points] or [0.0, 100.0]
+    shown = values or [run.accuracy for arm in arms for run in arm.points] or [0.0, 100.0]
     low, high = padded([min(100.0, max(0.0, value)) for value in shown], least=1.0)
     return low, high
 
@@ -151,8 +151,8 @@ def _seeds_trace(row: int, runs: Sequence[RunRecord], style: Style) -> Trace:
     return {
         "type": "scatter",
         "mode": "markers",
-        "x": [run.result.accuracy for run in runs],
-        "y": [row + 0.17 + 0.055 * place for place in _places([run.result.accuracy for run in runs])],
+        "x": [run.accuracy for run in runs],
+        "y": [row + 0.17 + 0.055 * place for place in _places([run.accuracy for run in runs])],
         "marker": {
             "color": style.color,
             "opacity": 0.65,

@@ -10,9 +10,9 @@ from rebatch.report.figures import arm_styles
 from rebatch.report.markup import Html, definitions, element, joined, table
 from rebatch.report.series import ArmRecord, comparison
 from rebatch.report.summary import ArmSummary, ClaimSummary, StudySummary
-from rebatch.report.terminal import effect, percent, share, signed
+from rebatch.report.terminal import effect, percent, plain_interval, share, signed
 from rebatch.report.transfer_table import show
-from rebatch.study.claims import PartEffect, Verdict
+from rebatch.study.claims import PartEffect, Quantity, Verdict
 from rebatch.study.plan import Plan
 
 VERDICT_MARKS: dict[Verdict, str] = {"confirmed": "●", "refuted": "✕", "undecided": "◇"}
@@ -31,7 +31,7 @@ def facts(plan: Plan, summary: StudySummary, arms: Sequence[ArmRecord]) -> Html:
             ("execution", summary.execution),
             ("training examples", show(plan.examples)),
             ("accuracy of a guess", f"{plan.chance:.4g} %"),
-            ("runs", f"{runs.done} done, {runs.diverged} diverged, of {plan.design.seeds * len(plan.design.arms)}"),
+            ("runs", f"{runs.done} done, {runs.diverged} diverged, of {summary.planned}"),
             ("compute time, all runs added", duration(seconds)),
         ]
     )
@@ -51,13 +51,14 @@ def duration(seconds: float) -> str:
 
 def missing(plan: Plan, arms: Sequence[ArmRecord]) -> Html | None:
     """Which planned runs have no result, or `None` where the study is complete."""
-    lacking = {arm.name: sorted(set(range(plan.design.seeds)) - {run.seed for run in arm.runs}) for arm in arms}
+    planned = {arm.name: plan.seeds(arm) for arm in plan.design.arms}
+    lacking = {arm.name: sorted(set(planned[arm.name]) - {run.seed for run in arm.runs}) for arm in arms}
     lines = [f"{name}: {_seeds(seeds)}" for name, seeds in lacking.items() if seeds]
     if not lines:
         return None
     absent = sum(map(len, lacking.values()))
     text = (
-        f"This study is incomplete: {absent} of {plan.design.seeds * len(arms)} runs have no result (not run yet, "
+        f"This study is incomplete: {absent} of {sum(map(len, planned.values()))} runs have no result (not run yet, "
         "still running, or failed). Means, intervals and verdicts speak about the finished runs. Missing:"
     )
     return element("div", element("p", text), element("ul", *(element("li", line) for line in lines)), class_="notice")
@@ -83,7 +84,7 @@ def claims_table(summary: StudySummary) -> Html:
     """A row per claim: statement, verdict, what was seen, what was published; below, why these margins and seeds."""
     if not summary.claims:
         return element("p", "This study makes no claims.")
-    head = ["claim", "verdict", "effect, percent points [interval]", "published"]
+    head = ["claim", "verdict", "effect [interval]", "published"]
     return joined(table("Claims and verdicts", head, map(_claim_cells, summary.claims)), _reasons(summary.claims))
 
 
@@ -104,7 +105,8 @@ def seeds(plan: Plan, arms: Sequence[ArmRecord]) -> Html:
     planned = range(plan.design.seeds)
     what = "initial weights, order of examples"
     split = "and the split of the data" if plan.seed_draws_split else "on one split of the data"
-    complete = all(len(arm.runs) == len(planned) for arm in arms)
+    each = {arm.name: plan.seeds(arm) for arm in plan.design.arms}
+    complete = all(len(arm.runs) == len(each[arm.name]) for arm in arms)
     state = "all finished" if complete else "not all finished, see the top of this study"
     text = f"{_seeds(list(planned))}, the same for every arm ({state}). A seed draws {what}, {split}."
     return joined(element("h4", "Seeds"), element("p", text[0].upper() + text[1:]))
@@ -163,7 +165,8 @@ def _note(arm: ArmSummary) -> str:
 
 def _claim_cells(claim: ClaimSummary) -> list[str]:
     statement = element("span", claim.statement, element("small", claim.source), class_="long")
-    seen = _nowrap(effect(claim) + _level(claim))
+    points = " points" if claim.unit == "points" and not math.isnan(claim.effect.estimate) else ""
+    seen = _nowrap(effect(claim) + points + _level(claim))
     return [
         joined(claim.id, statement),
         _verdict(claim),
@@ -187,7 +190,9 @@ def _parts(parts: Sequence[PartEffect]) -> Html:
 
 
 def _seen(part: PartEffect) -> str:
-    return "no pair of runs yet" if math.isnan(part.effect.estimate) else signed(part.effect)
+    if math.isnan(part.effect.estimate):
+        return "no runs yet"
+    return plain_interval(part.effect) if isinstance(part.test, Quantity) else signed(part.effect)
 
 
 def _reasons(claims: Sequence[ClaimSummary]) -> Html:
@@ -219,7 +224,8 @@ def _detectable(claim: ClaimSummary) -> Html | None:
     limit = claim.smallest_detectable
     if limit is None or not math.isfinite(limit):
         return element("small", "the smallest effect that so many seeds could see is not known")
-    return element("small", f"would see an effect {limit:.1f} points beyond the margin (with probability 0.8)")
+    amount = f"{limit:.1f} points" if claim.unit == "points" else f"{limit:.3g} {claim.unit}".rstrip()
+    return element("small", f"would see an effect {amount} beyond the margin (with probability 0.8)")
 
 
 def _seeds(numbers: Sequence[int]) -> str:

@@ -8,7 +8,7 @@ from rebatch.batching import examples_seen, measured_steps, total_steps
 from rebatch.recipe import Recipe
 from rebatch.report.summary import ClaimSummary
 from rebatch.statistics import Interval, mean_interval
-from rebatch.study.claims import Comparison, Equivalent, Greater, Verdict, region
+from rebatch.study.claims import Comparison, Equivalent, Greater, Quantity, Verdict, region
 from rebatch.study.plan import Plan
 from rebatch.study.store import Result, Store
 
@@ -22,6 +22,12 @@ class RunRecord:
     seed: int
     result: Result
     rows: Rows
+
+    @property
+    def accuracy(self) -> float:
+        """Test accuracy in percent; only of runs that classify something."""
+        assert self.result.accuracy is not None
+        return self.result.accuracy
 
     @property
     def diverged(self) -> bool:
@@ -91,13 +97,15 @@ def read_arms(plan: Plan, store: Store) -> list[ArmRecord]:
             ),
         )
         for arm in plan.design.arms
+        if not arm.candidate
     ]
 
 
 def arm_accuracy(arm: ArmRecord) -> ArmAccuracy:
     """Mean test accuracy at the last step with its 95 % interval; a diverged run counts at chance level."""
-    values = [run.result.accuracy for run in arm.runs]
-    return ArmAccuracy(name=arm.name, mean=mean_interval(values) if values else None, points=arm.runs)
+    points = tuple(run for run in arm.runs if run.result.accuracy is not None)
+    values = [run.accuracy for run in points]
+    return ArmAccuracy(name=arm.name, mean=mean_interval(values) if values else None, points=points)
 
 
 def error_curve(arm: ArmRecord, *, examples: int, evaluations: int, chance: float) -> Curve:
@@ -118,7 +126,7 @@ def distance_curve(arm: ArmRecord, *, examples: int) -> Curve:
 
 
 def effect_rows(claims: Sequence[ClaimSummary]) -> list[EffectRow]:
-    """One row per comparison of every claim; a comparison without an estimate is left out."""
+    """One row per comparison of arms of every claim; quantities, which have other units, are left out."""
     return [
         EffectRow(
             claim=claim.id,
@@ -134,7 +142,7 @@ def effect_rows(claims: Sequence[ClaimSummary]) -> list[EffectRow]:
         )
         for claim in claims
         for number, part in enumerate(claim.parts, start=1)
-        if math.isfinite(part.effect.estimate)
+        if math.isfinite(part.effect.estimate) and not isinstance(part.test, Quantity)
     ]
 
 
@@ -149,6 +157,9 @@ def comparison(test: Comparison, named: Callable[[str], str] = str) -> str:
             return f"{named(first)} - {named(second)} > {margin:g}"
         case Equivalent(first=first, second=second, margin=margin):
             return f"|{named(first)} - {named(second)}| < {margin:g}"
+        case Quantity(name=name, low=low, high=high):
+            below, above = ("" if low is None else f"{low:g} < "), ("" if high is None else f" < {high:g}")
+            return f"{below}{name}{above}"
 
 
 def _errors(run: RunRecord, steps: Sequence[int], chance_error: float) -> dict[int, float]:

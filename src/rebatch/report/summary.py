@@ -8,7 +8,8 @@ import numpy as np
 
 from rebatch.price import Cost, cost
 from rebatch.statistics import Interval, mean_interval
-from rebatch.study.claims import ArmOutcome, PartEffect, gap_share, judge
+from rebatch.study.choosing import validation_accuracy
+from rebatch.study.claims import ArmOutcome, PartEffect, Quantities, gap_share, judge, unit
 from rebatch.study.plan import Arm, Plan
 from rebatch.study.store import Result, Store
 
@@ -37,14 +38,37 @@ class ArmSummary(msgspec.Struct, frozen=True, kw_only=True):
     note: str
 
 
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """An arm that served to choose another: its mean validation accuracy in percent over `n` seeds."""
+
+    name: str
+    n: int
+    validation_accuracy: float | None
+    chosen: bool
+
+
+class QuantitySummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A number that the study makes of each seed's runs: mean over seeds, 95 % interval, the values by seed."""
+
+    name: str
+    mean: float
+    low: float
+    high: float
+    values: tuple[float, ...]
+
+
 class ClaimSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A claim with its verdict for this task and scale; the effect's interval is adjusted (Holm) to `level`."""
+    """A claim with its verdict for this task and scale; the effect's interval is adjusted (Holm) to `level`.
+
+    `unit` is what the effect is measured in: percent points of accuracy, or what its quantity says.
+    """
 
     id: str
     statement: str
     source: str
     verdict: Literal["confirmed", "refuted", "undecided"]
     effect: Interval
+    unit: str
     level: float
     expected: float | None
     parts: tuple[PartEffect, ...]
@@ -65,7 +89,8 @@ class Runs(msgspec.Struct, frozen=True):
 class StudySummary(msgspec.Struct, frozen=True, kw_only=True):
     """What `rebatch study run --json` and `rebatch study show --json` print.
 
-    `seconds` is the time of all runs added up; `environments` are the distinct ones they were computed in.
+    `planned` counts the runs of the plan; `seconds` is the time of all runs added up; `environments` are the distinct
+    ones they were computed in.
     """
 
     study: str
@@ -75,10 +100,13 @@ class StudySummary(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     execution: str
     arms: tuple[ArmSummary, ...]
+    candidates: tuple[Candidate, ...]
+    quantities: tuple[QuantitySummary, ...]
     claims: tuple[ClaimSummary, ...]
     runs: Runs
     command: str
     seeds: tuple[int, ...]
+    planned: int
     seconds: float
     environments: tuple[Mapping[str, Any], ...]
 
@@ -89,6 +117,7 @@ def summarize(plan: Plan, store: Store, *, failed: int = 0, reused: int | None =
     finished = [result for found in results.values() for result in found.values()]
     test_examples = max((result.test_examples for result in finished), default=0)
     outcomes = {name: _outcome(plan, found, test_examples) for name, found in results.items()}
+    quantities = store.quantities(plan)
     diverged = sum(result.status == "diverged" for result in finished)
     return StudySummary(
         study=plan.study,
@@ -97,11 +126,14 @@ def summarize(plan: Plan, store: Store, *, failed: int = 0, reused: int | None =
         title=plan.title,
         source=plan.source,
         execution=plan.execution.describe(),
-        arms=tuple(_arm(plan, arm, results[arm.name], outcomes) for arm in plan.design.arms),
-        claims=_claims(plan, outcomes),
+        arms=tuple(_arm(plan, arm, results[arm.name], outcomes) for arm in plan.design.arms if not arm.candidate),
+        candidates=tuple(_candidate(plan, arm, store) for arm in plan.design.arms if arm.candidate),
+        quantities=tuple(_quantity(name, by_seed) for name, by_seed in quantities.items()),
+        claims=_claims(plan, outcomes, quantities),
         runs=Runs(len(finished) - diverged, diverged, failed, len(finished) if reused is None else reused),
         command=plan.command,
         seeds=tuple(range(plan.design.seeds)),
+        planned=len(plan.specs()),
         seconds=round(sum(result.seconds for result in finished), 1),
         environments=tuple(_distinct([result.environment for result in finished])),
     )
@@ -117,21 +149,21 @@ def _distinct(environments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, An
 
 
 def _outcome(plan: Plan, found: dict[int, Result], test_examples: int) -> ArmOutcome:
-    accuracy = {seed: result.accuracy for seed, result in found.items()}
+    accuracy = {seed: result.accuracy for seed, result in found.items() if result.accuracy is not None}
     if plan.seed_draws_split or test_examples == 0:
         return ArmOutcome(accuracy=accuracy)
     # A diverged run counts at chance level for every example of the test set that the others have read.
     guess = np.full(test_examples, plan.chance / 100.0)
-    hits = {seed: guess if result.status == "diverged" else result.hits() for seed, result in found.items()}
+    hits = {seed: guess if found[seed].status == "diverged" else found[seed].hits() for seed in accuracy}
     return ArmOutcome(accuracy=accuracy, correct=hits)
 
 
 def _arm(plan: Plan, arm: Arm, found: dict[int, Result], outcomes: dict[str, ArmOutcome]) -> ArmSummary:
-    values = tuple(result.accuracy for _, result in sorted(found.items()))
+    values = tuple(result.accuracy for _, result in sorted(found.items()) if result.accuracy is not None)
     spent: Cost = cost(arm.recipe, plan.examples)
     return ArmSummary(
         name=arm.name,
-        n=len(values),
+        n=len(found),
         batch_size=arm.recipe.batch_size,
         steps=spent.steps,
         examples=spent.examples,
@@ -139,8 +171,31 @@ def _arm(plan: Plan, arm: Arm, found: dict[int, Result], outcomes: dict[str, Arm
         accuracy=_accuracy(values) if values else None,
         gap_share=_share(plan, arm.name, outcomes),
         diverged=sum(result.status == "diverged" for result in found.values()),
-        note=arm.note,
+        note=_note(arm),
     )
+
+
+def _note(arm: Arm) -> str:
+    """The arm's note, with what was chosen for it."""
+    if not arm.best_of:
+        return arm.note
+    choice = f"chosen on the validation split: {arm.chosen}" if arm.chosen else "waits for its candidates"
+    return f"{arm.note}; {choice}" if arm.note else choice
+
+
+def _candidate(plan: Plan, arm: Arm, store: Store) -> Candidate:
+    return Candidate(
+        name=arm.name,
+        n=len(store.results(plan, arm.name)),
+        validation_accuracy=validation_accuracy(arm, plan, store),
+        chosen=any(other.chosen == arm.name for other in plan.design.arms),
+    )
+
+
+def _quantity(name: str, by_seed: Mapping[int, float]) -> QuantitySummary:
+    values = tuple(value for _, value in sorted(by_seed.items()))
+    interval = mean_interval(values)
+    return QuantitySummary(name=name, mean=interval.estimate, low=interval.low, high=interval.high, values=values)
 
 
 def _accuracy(values: tuple[float, ...]) -> Accuracy:
@@ -155,7 +210,7 @@ def _share(plan: Plan, name: str, outcomes: dict[str, ArmOutcome]) -> Interval |
     return gap_share(name, small, large, outcomes)
 
 
-def _claims(plan: Plan, outcomes: dict[str, ArmOutcome]) -> tuple[ClaimSummary, ...]:
+def _claims(plan: Plan, outcomes: dict[str, ArmOutcome], quantities: Quantities) -> tuple[ClaimSummary, ...]:
     claims = plan.design.claims
     return tuple(
         ClaimSummary(
@@ -164,6 +219,7 @@ def _claims(plan: Plan, outcomes: dict[str, ArmOutcome]) -> tuple[ClaimSummary, 
             source=claim.source,
             verdict=judged.verdict,
             effect=judged.effect,
+            unit=unit(judged.parts[0].test),
             level=judged.level,
             expected=claim.expected,
             parts=judged.parts,
@@ -171,5 +227,5 @@ def _claims(plan: Plan, outcomes: dict[str, ArmOutcome]) -> tuple[ClaimSummary, 
             why=claim.why,
             note=judged.note,
         )
-        for claim, judged in zip(claims, judge(claims, outcomes), strict=True)
+        for claim, judged in zip(claims, judge(claims, outcomes, quantities), strict=True)
     )

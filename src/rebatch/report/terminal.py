@@ -21,8 +21,10 @@ def study_tables(summary: StudySummary, *, ran: bool = True) -> RenderableType:
             f"{summary.title}\n{summary.study} on {summary.task}, scale {summary.scale}, {summary.execution}; {counts}"
         ),
         _arms_table(summary),
+        *([_candidates_table(summary)] if summary.candidates else []),
         *(Text(f"{arm.name}: {_note(arm)}") for arm in summary.arms if _note(arm)),
         Text(),
+        *([_quantities_table(summary)] if summary.quantities else []),
         *([_claims_table(summary)] if summary.claims else []),
     )
 
@@ -44,8 +46,10 @@ def share(interval: Interval | None) -> str:
 
 
 def effect(claim: ClaimSummary) -> str:
-    """The headline effect in percent points with its adjusted interval."""
-    return "-" if math.isnan(claim.effect.estimate) else signed(claim.effect)
+    """The headline effect with its adjusted interval, in percent points unless it says otherwise."""
+    if math.isnan(claim.effect.estimate):
+        return "-"
+    return signed(claim.effect) if claim.unit == "points" else f"{plain_interval(claim.effect)} {claim.unit}".rstrip()
 
 
 def signed(interval: Interval) -> str:
@@ -55,13 +59,20 @@ def signed(interval: Interval) -> str:
     return f"{interval.estimate:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
 
 
+def plain_interval(interval: Interval) -> str:
+    """`2.5 [1.1, 3.9]`, four digits; an interval without ends shows none."""
+    if not math.isfinite(interval.low):
+        return f"{interval.estimate:.4g}"
+    return f"{interval.estimate:.4g} [{interval.low:.4g}, {interval.high:.4g}]"
+
+
 def _ran(summary: StudySummary) -> str:
     runs = summary.runs
     return f"{runs.done} runs done, {runs.diverged} diverged, {runs.failed} failed, {runs.reused} reused"
 
 
 def _stored(summary: StudySummary) -> str:
-    runs, total = summary.runs, len(summary.arms) * len(summary.seeds)
+    runs, total = summary.runs, summary.planned
     missing = total - runs.done - runs.diverged
     counts = f"{runs.done} runs done, {runs.diverged} diverged"
     return f"{counts}, {missing} of {total} missing" if missing else counts
@@ -76,6 +87,22 @@ def _arms_table(summary: StudySummary) -> Table:
     return table
 
 
+def _candidates_table(summary: StudySummary) -> Table:
+    table = borderless("candidate", "n", "validation accuracy %", "")
+    for each in summary.candidates:
+        score = "-" if each.validation_accuracy is None else f"{each.validation_accuracy:.2f}"
+        table.add_row(*map(Text, (each.name, str(each.n), score, "chosen" if each.chosen else "")))
+    return table
+
+
+def _quantities_table(summary: StudySummary) -> Table:
+    table = borderless("quantity", "n", "mean over seeds [95 %]")
+    for each in summary.quantities:
+        interval = Interval(each.mean, each.low, each.high)
+        table.add_row(*map(Text, (each.name, str(len(each.values)), plain_interval(interval))))
+    return table
+
+
 def _note(arm: ArmSummary) -> str:
     diverged = f"{arm.diverged} of {arm.n} diverged" if arm.diverged else ""
     return "; ".join(part for part in (arm.note, diverged) if part)
@@ -86,7 +113,7 @@ def _claims_table(summary: StudySummary) -> Table:
     published = any(claim.expected is not None for claim in summary.claims)
     resolves = any(claim.verdict == "undecided" for claim in summary.claims)
     extra = [*(["published"] if published else []), *(["resolves"] if resolves else [])]
-    table = borderless("claim", "statement", "effect, points [adjusted]", "verdict", *extra)
+    table = borderless("claim", "statement", "effect [adjusted]", "verdict", *extra)
     for claim in summary.claims:
         cells = {"published": show(claim.expected), "resolves": _resolves(claim)}
         verdict = Text(claim.verdict, style=VERDICT_STYLE[claim.verdict])

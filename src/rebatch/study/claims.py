@@ -61,18 +61,39 @@ class Equivalent(_Test, frozen=True, tag="equivalent"):
             raise RequestError(f"the margin of an equivalence must be positive and finite, got {self.margin}")
 
 
+class Quantity(_Test, frozen=True, tag="quantity"):
+    """A number that the study makes of each seed's runs lies, on average over seeds, between `low` and `high`.
+
+    A bound left out is infinite. `unit` is for tables; `name` says which number.
+    """
+
+    name: str
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        bounds = [bound for bound in (self.low, self.high) if bound is not None]
+        if not bounds or not all(map(math.isfinite, bounds)) or bounds != sorted(bounds):
+            raise RequestError(
+                f"quantity {self.name!r} needs a finite low or high, low below high, got {self.low} and {self.high}"
+            )
+
+
 class AllOf(_Test, frozen=True, tag="all_of"):
     """Every part holds; the first part is the headline whose effect stands for the claim in tables."""
 
-    parts: tuple[Greater | Equivalent, ...]
+    parts: tuple[Greater | Equivalent | Quantity, ...]
 
     def __post_init__(self) -> None:
         if not self.parts:
             raise RequestError("all_of needs at least one part, got none")
 
 
-Comparison = Greater | Equivalent
-Test = Greater | Equivalent | AllOf
+Comparison = Greater | Equivalent | Quantity
+Test = Greater | Equivalent | Quantity | AllOf
+Quantities = Mapping[str, Mapping[int, float]]
+"""Numbers of a study by name and seed."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -113,7 +134,7 @@ class ArmOutcome:
 
 
 class PartEffect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One comparison of a claim: its effect in percent points, and the seeds that both arms have."""
+    """One comparison of a claim: its effect, in percent points or in its quantity's unit, and its seeds."""
 
     test: Comparison
     effect: Interval
@@ -151,7 +172,7 @@ class _Evidence:
 
 
 def comparisons(test: Test) -> tuple[Comparison, ...]:
-    """The comparisons of two arms that a test is made of, itself or its parts."""
+    """The comparisons that a test is made of, itself or its parts."""
     return test.parts if isinstance(test, AllOf) else (test,)
 
 
@@ -161,11 +182,26 @@ def arms_of(test: Test) -> list[str]:
     >>> arms_of(AllOf((Greater("a", "b"), Greater("b", "c"))))
     ['a', 'b', 'c']
     """
-    return list(dict.fromkeys(name for part in comparisons(test) for name in (part.first, part.second)))
+    pairs = [part for part in comparisons(test) if not isinstance(part, Quantity)]
+    return list(dict.fromkeys(name for part in pairs for name in (part.first, part.second)))
+
+
+def quantities_of(test: Test) -> list[str]:
+    """The names of the quantities that a test speaks about."""
+    return [part.name for part in comparisons(test) if isinstance(part, Quantity)]
+
+
+def unit(test: Comparison) -> str:
+    """What an effect is measured in.
+
+    >>> unit(Greater("a", "b")), unit(Quantity("slope", low=0.0, unit="per ln t"))
+    ('points', 'per ln t')
+    """
+    return test.unit if isinstance(test, Quantity) else "points"
 
 
 def region(test: Comparison) -> tuple[float, float]:
-    """The open region of effects that a comparison claims, in percent points.
+    """The open region of effects that a comparison claims, in percent points or in its quantity's unit.
 
     >>> region(Greater("a", "b", margin=-0.3)), region(Equivalent("a", "b", margin=0.5))
     ((-0.3, inf), (-0.5, 0.5))
@@ -175,15 +211,24 @@ def region(test: Comparison) -> tuple[float, float]:
             return margin, math.inf
         case Equivalent(margin=margin):
             return -margin, margin
+        case Quantity(low=low, high=high):
+            return -math.inf if low is None else low, math.inf if high is None else high
 
 
-def judge(claims: Sequence[Claim], outcomes: Mapping[str, ArmOutcome], *, alpha: float = 0.05) -> list[Judgement]:
+def judge(
+    claims: Sequence[Claim],
+    outcomes: Mapping[str, ArmOutcome],
+    quantities: Quantities | None = None,
+    *,
+    alpha: float = 0.05,
+) -> list[Judgement]:
     """The verdict on each claim of one study, in the order of the claims.
 
     The probability of any wrong verdict (a false claim confirmed or a true one refuted) is held at `alpha` over all of
     them by Holm's method. An arm without outcome, or with fewer than two seeds in common, leaves its claim undecided.
     """
-    evidence = [[_evidence(part, outcomes) for part in comparisons(claim.test)] for claim in claims]
+    known = quantities or {}
+    evidence = [[_evidence(part, outcomes, known) for part in comparisons(claim.test)] for claim in claims]
     levels = holm_levels([_p_value(parts) for parts in evidence], alpha=alpha)
     return [_judgement(*each) for each in zip(claims, evidence, levels, strict=True)]
 
@@ -208,7 +253,9 @@ def gap_share(
 _DECIMALS = 9
 
 
-def _evidence(test: Comparison, outcomes: Mapping[str, ArmOutcome]) -> _Evidence:
+def _evidence(test: Comparison, outcomes: Mapping[str, ArmOutcome], quantities: Quantities) -> _Evidence:
+    if isinstance(test, Quantity):
+        return _measured(test, quantities.get(test.name, {}))
     if missing := [name for name in (test.first, test.second) if name not in outcomes]:
         return _nothing(test, f"no outcome of {' and '.join(missing)}")
     first, second = outcomes[test.first], outcomes[test.second]
@@ -219,6 +266,14 @@ def _evidence(test: Comparison, outcomes: Mapping[str, ArmOutcome]) -> _Evidence
     if contrast.standard_error == 0.0:
         note += f", all equal: the sign test on {len(seeds)} seeds decides"
     return _Evidence(test=test, contrast=contrast, seeds=seeds, note=note)
+
+
+def _measured(test: Quantity, by_seed: Mapping[int, float]) -> _Evidence:
+    if not by_seed:
+        return _nothing(test, f"no value of {test.name}")
+    seeds = tuple(sorted(by_seed))
+    note = f"{len(seeds)} seeds" if len(seeds) > 1 else "a single seed, 2 are the least"
+    return _Evidence(test=test, contrast=paired_contrast([by_seed[seed] for seed in seeds]), seeds=seeds, note=note)
 
 
 def _nothing(test: Comparison, note: str) -> _Evidence:

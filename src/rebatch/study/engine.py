@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rebatch.errors import RequestError, RunError
+from rebatch.study.choosing import choose
 from rebatch.study.environment import environment
 from rebatch.study.plan import Plan, RunSpec
 from rebatch.study.store import Store
@@ -25,8 +26,9 @@ OnProgress = Callable[[RunSpec, Message], None]
 
 @dataclass
 class Outcome:
-    """What an engine did: how many runs were there before, and which failed, with the reason."""
+    """What an engine did: the plan with its choices made, how many runs were there before, which failed and why."""
 
+    plan: Plan
     reused: int = 0
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -51,22 +53,27 @@ def run_plan(
     """Do the missing runs of `plan` in `jobs` processes of `threads` threads each.
 
     A run that another engine holds is waited for and taken over if that engine dies. A run that fails is noted and the
-    others go on. KeyboardInterrupt stops the workers; finished runs are kept and unfinished ones resume.
+    others go on. Arms that wait for the best of their candidates run after those. KeyboardInterrupt stops the workers;
+    finished runs are kept and unfinished ones resume.
 
     Raises:
         RequestError: a run could not start because the request was wrong.
         RunError: an error that every run would meet, such as a full disk.
     """
-    store.save_plan(plan)
-    outcome = Outcome()
-    missing = deque(store.missing(plan))
-    outcome.reused = len(plan.specs()) - len(missing)
-    if not missing:
-        return outcome
-    make = _Factory(threads, environment())
-    with _workers(make, min(jobs, len(missing))) as workers:
-        _Engine(store, task, data_dir, workers, make, missing, outcome, on_progress).run()
-    return outcome
+    outcome = Outcome(choose(plan, store))
+    outcome.reused = len(outcome.plan.specs()) - len(store.missing(outcome.plan))
+    while True:
+        store.save_plan(outcome.plan)
+        tried = outcome.failed.keys()
+        missing = deque(spec for spec in store.missing(outcome.plan) if spec.run_id not in tried)
+        if not missing:
+            return outcome
+        make = _Factory(threads, environment())
+        with _workers(make, min(jobs, len(missing))) as workers:
+            _Engine(store, task, data_dir, workers, make, missing, outcome, on_progress).run()
+        if not outcome.plan.waiting:
+            return outcome
+        outcome.plan = choose(outcome.plan, store)
 
 
 class _Factory:

@@ -1,5 +1,6 @@
 """One run from its spec to its result, in this process."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import nn
 from rebatch.data.sets import Splits
 from rebatch.distributed import World
 from rebatch.measure import WeightDistance
+from rebatch.study.finals import finals
 from rebatch.study.plan import RunSpec
 from rebatch.study.store import Result, RunFolder, pack
 from rebatch.tasks import Task
@@ -69,13 +71,19 @@ def execute(
 
 def _result(last: Row, model: nn.Module, data: Splits, spec: RunSpec, task: Task, world: World) -> Result:
     if "diverged" in last:
-        return Result(status="diverged", steps=int(last["step"]), accuracy=task.chance)
+        return Result(status="diverged", steps=int(last["step"]), accuracy=task.chance, metrics=_finite(last))
     test = evaluate(model, data.test.to(world.device), data.normalize, execution=spec.execution, world=world)
     return Result(
         status="done",
         steps=int(last["step"]),
         accuracy=test.accuracy,
         test_loss=test.loss,
+        metrics=_finite({**last, **finals(spec, model, data, world)}),
         correct=pack(test.correct.numpy()),
         test_examples=len(test.correct),
     )
+
+
+def _finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN: what is not finite is None."""
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}

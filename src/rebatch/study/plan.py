@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -15,7 +15,9 @@ from rebatch.errors import RequestError, did_you_mean
 from rebatch.execution import Execution
 from rebatch.plain import plain
 from rebatch.recipe import Recipe
-from rebatch.study.claims import Claim, arms_of
+from rebatch.study.claims import Claim, arms_of, quantities_of
+from rebatch.study.probes import Probe
+from rebatch.study.records import SeedRuns
 from rebatch.tasks.find import describe
 from rebatch.tasks.task import Task
 
@@ -28,6 +30,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     `task_digest` identifies the file of a user's own task. `batch_norm_cut` is (micro_batch_size or 0, ranks) where
     plain batch norm was allowed to see pieces of the batch; elsewhere cutting a step does not change its numbers.
+    `probe` is what the run does instead of a training; `finals` name what is measured after its last step.
     """
 
     task: str
@@ -37,6 +40,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     evaluations: int = 20
     task_digest: str = ""
     batch_norm_cut: tuple[int, int] | None = None
+    probe: Probe | None = None
+    finals: tuple[str, ...] = ()
 
     @property
     def run_id(self) -> str:
@@ -47,11 +52,31 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Arm(msgspec.Struct, frozen=True, kw_only=True):
-    """One setting of a study. `note` says what it gets more of than the others, for the table."""
+    """One setting of a study.
+
+    Attributes:
+        note: what it gets more of than the others, for the table.
+        seeds: how many runs, where not as many as the other arms; the first has seed `first_seed`.
+        candidate: an arm that only serves to choose another; it is tuned on, not reported.
+        best_of: names of candidates; the arm's recipe is that of the one with the best mean validation accuracy (the
+            first of equals), put in by the engine when all of them have run. Until then `recipe` is a stand-in.
+        chosen: which of them that was.
+        execution: how its runs are computed, where not as those of the other arms.
+        probe: what its runs do instead of training by the recipe.
+        finals: what is measured after the last step, by name (`study.finals.FINALS`).
+    """
 
     name: str
     recipe: Recipe
     note: str = ""
+    seeds: int | None = None
+    first_seed: int = 0
+    candidate: bool = False
+    best_of: tuple[str, ...] = ()
+    chosen: str = ""
+    execution: Execution | None = None
+    probe: Probe | None = None
+    finals: tuple[str, ...] = ()
 
 
 class Design(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,12 +91,21 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Study:
-    """A question with arms and seeds. `design` says what that means for a task at a scale, before any run."""
+    """A question with arms and seeds.
+
+    Attributes:
+        design: what the study means for a task at a scale, before any run.
+        quantities: from the finished runs of one seed, by arm, to named numbers that claims speak about; a number that
+            the runs at hand do not give is left out.
+        task: where it runs if the user names no task.
+    """
 
     name: str
     title: str
     source: str
     design: Callable[[Task, Scale], Design]
+    quantities: Callable[[SeedRuns], Mapping[str, float]] | None = None
+    task: str = "digits"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,14 +135,39 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             task=self.task,
             recipe=arm.recipe.as_tuned(),
             seed=seed,
-            execution=self.execution,
+            execution=arm.execution or self.execution,
             evaluations=self.design.evaluations,
             task_digest=self.task_digest,
+            probe=arm.probe,
+            finals=arm.finals,
         )
 
-    def specs(self) -> list[RunSpec]:
+    def seeds(self, arm: Arm) -> range:
+        """The seeds of an arm's runs; none while it waits for its candidates."""
+        if arm.best_of and not arm.chosen:
+            return range(0)
+        count = self.design.seeds if arm.seeds is None else arm.seeds
+        return range(arm.first_seed, arm.first_seed + count)
+
+    def runs(self) -> list[tuple[Arm, int]]:
         """All runs, arms within seeds: after the first seed a study already says something about every arm."""
-        return [self.spec(arm, seed) for seed in range(self.design.seeds) for arm in self.design.arms]
+        seeds = {arm.name: self.seeds(arm) for arm in self.design.arms}
+        most = max(map(len, seeds.values()), default=0)
+        return [
+            (arm, seeds[arm.name][place])
+            for place in range(most)
+            for arm in self.design.arms
+            if place < len(seeds[arm.name])
+        ]
+
+    def specs(self) -> list[RunSpec]:
+        """All runs in the order of `runs`, each once: arms may share runs."""
+        return list({spec.run_id: spec for arm, seed in self.runs() for spec in [self.spec(arm, seed)]}.values())
+
+    @property
+    def waiting(self) -> list[Arm]:
+        """Arms whose candidates have not been compared yet."""
+        return [arm for arm in self.design.arms if arm.best_of and not arm.chosen]
 
     def steps(self, arm: Arm) -> int:
         """Optimizer steps of one run of `arm`."""
@@ -141,8 +200,8 @@ def make_plan(
     """
     design = _design(study, task, scale)
     if seeds is not None:
-        design = msgspec.structs.replace(design, seeds=seeds)
-    _check(design, f"study {study.name!r}")
+        design = msgspec.structs.replace(design, seeds=seeds, arms=tuple(_at_most(arm, seeds) for arm in design.arms))
+    _check(design, f"study {study.name!r}", measures=study.quantities is not None)
     for arm in design.arms:
         total_steps(arm.recipe, task.train)  # a batch that the data cannot fill is refused here, before any run
     return Plan(
@@ -180,7 +239,7 @@ def _design(study: Study, task: Task, scale: Scale) -> Design:
         raise RequestError(f"the design of study {study.name!r} is not valid: {error}{place}") from None
 
 
-def _check(design: Design, study: str) -> None:
+def _check(design: Design, study: str, *, measures: bool) -> None:
     """An arm that is asked for and not there is refused now, not after hours of runs."""
     arms = [arm.name for arm in design.arms]
     if not arms:
@@ -190,10 +249,23 @@ def _check(design: Design, study: str) -> None:
     for kind, names in (("arms", arms), ("claims", [claim.id for claim in design.claims])):
         if twice := _repeated(names):
             raise RequestError(f"{study} has two {kind} named {twice!r}; give each its own name")
+    for arm in design.arms:
+        for name in arm.best_of:
+            if name not in arms:
+                raise RequestError(f"arm {arm.name!r} of {study} chooses from {name!r}{did_you_mean(name, arms)}")
+    for claim in design.claims:
+        if (names := quantities_of(claim.test)) and not measures:
+            raise RequestError(f"claim {claim.id!r} of {study} speaks about {names[0]!r}; the study has no quantities")
     wanted = [(f"claim {claim.id!r}", name) for claim in design.claims for name in arms_of(claim.test)]
     for where, name in [*wanted, *(("gap", name) for name in design.gap or ())]:
         if name not in arms:
             raise RequestError(f"{where} of {study} names an unknown arm {name!r}{did_you_mean(name, arms)}")
+
+
+def _at_most(arm: Arm, seeds: int) -> Arm:
+    """An arm that has fewer seeds than others keeps them; candidates keep theirs, so that the choice stays the same."""
+    fewer = arm.seeds if arm.seeds is None or arm.candidate else min(arm.seeds, seeds)
+    return msgspec.structs.replace(arm, seeds=fewer)
 
 
 def _repeated(names: Iterable[str]) -> str | None:

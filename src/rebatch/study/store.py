@@ -2,6 +2,7 @@
 
 store.json                    the format's number
 plans/NAME.json               what a study planned
+quantities/NAME.json          the numbers that its claims speak about, by name and seed, where it has such
 runs/RUN_ID/spec.json         what the run is
             rows.jsonl        its rows, one line each, appended
             checkpoint.pt     its state while it runs, if that takes over a minute
@@ -36,13 +37,15 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """What a finished run left. Timing and environment stand beside the numbers and are never compared; `seconds` are
     those of the process that finished it, less than the whole where a run was resumed.
 
-    `accuracy` is on the test set in percent, at the last step (chance where the run diverged); `correct` holds which
-    test examples were right, packed bits in base64.
+    `accuracy` is on the test set in percent, at the last step (chance where the run diverged; None for a probe that
+    classifies nothing); `correct` holds which test examples were right, packed bits in base64. `metrics` are the
+    numbers of the last row and what was measured after it.
     """
 
     status: Literal["done", "diverged"]
     steps: int
-    accuracy: float
+    accuracy: float | None = None
+    metrics: Mapping[str, float | None] = {}
     test_loss: float | None = None
     correct: str = ""
     test_examples: int = 0
@@ -58,6 +61,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 def pack(hits: NDArray[np.bool_]) -> str:
     """`Result.correct` from a boolean array."""
     return base64.b64encode(np.packbits(hits).tobytes()).decode()
+
+
+Quantities = dict[str, dict[int, float]]
+"""Numbers of a study by name and seed."""
 
 
 class RunFolder:
@@ -176,6 +183,16 @@ class Store:
         """All plans, by name."""
         return [_read(path, Plan) for path in sorted((self.root / "plans").glob("*.json"))]
 
+    def save_quantities(self, plan: Plan, quantities: Quantities) -> None:
+        """Keep what a study's own function made of its runs, so that the store is judged without the study's code."""
+        if quantities and quantities != self.quantities(plan):
+            write_whole(self.root / "quantities" / f"{plan.name}.json", msgspec.json.encode(quantities))
+
+    def quantities(self, plan: Plan) -> Quantities:
+        """The named numbers of a study by seed; empty where it has none or they have not been computed."""
+        path = self.root / "quantities" / f"{plan.name}.json"
+        return _read(path, Quantities) if path.exists() else {}
+
     def missing(self, plan: Plan) -> list[RunSpec]:
         """The runs of a plan that have no result."""
         return [spec for spec in plan.specs() if self.run(spec).result() is None]
@@ -183,7 +200,7 @@ class Store:
     def results(self, plan: Plan, arm_name: str) -> dict[int, Result]:
         """Results of an arm's finished runs by seed."""
         arm = next(arm for arm in plan.design.arms if arm.name == arm_name)
-        found = {seed: self.run(plan.spec(arm, seed)).result() for seed in range(plan.design.seeds)}
+        found = {seed: self.run(plan.spec(arm, seed)).result() for seed in plan.seeds(arm)}
         return {seed: result for seed, result in found.items() if result is not None}
 
 
