@@ -10,7 +10,7 @@ from rebatch.execution import Execution
 from rebatch.report.summary import summarize, to_json
 from rebatch.study.plan import make_plan
 from rebatch.study.store import Result, Store, pack
-from rebatch.study.studies.hoffer_2017 import GAP
+from rebatch.study.studies.hoffer_2017.gap import GAP
 from rebatch.tasks import TASKS
 
 PLAN = make_plan(GAP, TASKS["mnist/f1"], "cpu", execution=Execution())

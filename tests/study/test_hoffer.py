@@ -8,7 +8,7 @@ from rebatch.price import cost
 from rebatch.recipe import Sgd
 from rebatch.study.claims import AllOf, Equivalent, Greater
 from rebatch.study.plan import SCALES
-from rebatch.study.studies.hoffer_2017 import gap_design
+from rebatch.study.studies.hoffer_2017.gap import gap_design
 from rebatch.tasks import TASKS
 
 DIGITS = TASKS["digits/mlp"]

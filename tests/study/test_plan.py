@@ -11,7 +11,8 @@ from rebatch.schedule import Constant
 from rebatch.study.claims import Claim, Greater
 from rebatch.study.plan import Arm, Design, RunSpec, Study, make_plan
 from rebatch.study.studies import STUDIES
-from rebatch.study.studies.hoffer_2017 import GAP, LARGE, RA, SAME_EXAMPLES, SMALL
+from rebatch.study.studies.hoffer_2017.common import LARGE, RA, SMALL
+from rebatch.study.studies.hoffer_2017.gap import GAP, SAME_EXAMPLES
 from rebatch.tasks import TASKS
 from rebatch.transfer import transfer
 
@@ -61,7 +62,8 @@ def test_a_spec_survives_json() -> None:
 def test_every_study_can_be_planned_for_every_task_at_every_scale(study: str, task: str) -> None:
     for scale in ("quick", "cpu", "paper"):
         plan = make_plan(STUDIES[study], TASKS[task], scale, execution=Execution())
-        assert len({spec.run_id for spec in plan.specs()}) == len(plan.design.arms) * plan.design.seeds
+        ids = [spec.run_id for spec in plan.specs()]
+        assert len(ids) == len(set(ids)) <= len(plan.runs())
         names = {arm.name for arm in plan.design.arms}
         assert set(plan.design.gap or ()) <= names
         for arm in plan.design.arms:

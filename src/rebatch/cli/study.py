@@ -41,12 +41,13 @@ def list_studies(json: Json = False) -> None:
 def run(
     name: Annotated[str, typer.Argument(help="hoffer-gap, ..., or path/to/file.py:name.")],
     task: Annotated[
-        str | None, typer.Option(help="A task, or path/to/file.py:name; the study's own by default.")
+        str | None, typer.Option(help="digits, ..., or path/to/file.py:name; the study names its own.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Runs per arm; the study's own number by default.", min=1)] = None,
     scale: Annotated[str, typer.Option(help="quick, cpu or paper.")] = "quick",
     jobs: Annotated[int | None, typer.Option(help="Worker processes; one per core by default.", min=1)] = None,
     threads: Annotated[int, typer.Option(help="Threads of each worker.", min=1)] = 1,
+    arm: Annotated[list[str] | None, typer.Option(help="Run only this arm for now; may be given again.")] = None,
     precision: PrecisionName = None,
     channels_last: ChannelsLast = False,
     compiled: Compile = False,
@@ -91,7 +92,7 @@ def run(
     runs = existing or Store(root, create=True)  # only now: a request that is refused leaves nothing behind
     if earlier is not None:
         _note_hidden(earlier, plan, runs)
-    outcome = _run(plan, runs, task, jobs, threads, data_dir)
+    outcome = _run(plan, runs, task, jobs, threads, data_dir, _known_arms(arm, plan))
     plan = outcome.plan
     runs.save_quantities(plan, quantify(study, plan, runs))
     summary = summarize(plan, runs, failed=len(outcome.failed), reused=outcome.reused)
@@ -170,18 +171,45 @@ def _note_hidden(earlier: "Plan", plan: "Plan", store: "Store") -> None:
         note(f"seeds: {now} instead of {before}; {len(hidden)} finished runs are kept but not shown (--seeds {before})")
 
 
-def _run(plan: "Plan", store: "Store", task: str, jobs: int | None, threads: int, data_dir: Path | None) -> "Outcome":
+def _known_arms(arms: list[str] | None, plan: "Plan") -> list[str] | None:
+    from rebatch.errors import RequestError, did_you_mean
+
+    names = [arm.name for arm in plan.design.arms]
+    for name in arms or ():
+        if name not in names:
+            raise RequestError(f"--arm {name!r} is no arm of this study{did_you_mean(name, names)}")
+    return arms or None
+
+
+def _run(
+    plan: "Plan",
+    store: "Store",
+    task: str,
+    jobs: int | None,
+    threads: int,
+    data_dir: Path | None,
+    arms: list[str] | None,
+) -> "Outcome":
     from rebatch.cli.output import note
     from rebatch.cli.progress import study_progress
     from rebatch.study.engine import run_plan
 
     count = jobs or max(1, _cores() // threads)
-    missing = len(store.missing(plan))
+    missing = len(store.missing(plan, arms))
     total = len(plan.specs())
     to_do = f"{missing} of {total} runs to do, {min(count, missing)} at a time"
     note(f"{plan.name}: {to_do if missing else f'all {total} runs are in the store'}")
     with study_progress(plan, store) as on_progress:
-        return run_plan(plan, store, task=task, jobs=count, threads=threads, data_dir=data_dir, on_progress=on_progress)
+        return run_plan(
+            plan,
+            store,
+            task=task,
+            jobs=count,
+            threads=threads,
+            data_dir=data_dir,
+            arms=arms,
+            on_progress=on_progress,
+        )
 
 
 def _cores() -> int:

@@ -3,7 +3,7 @@
 import multiprocessing
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -48,9 +48,10 @@ def run_plan(
     jobs: int = 1,
     threads: int = 1,
     data_dir: Path | None = None,
+    arms: Collection[str] | None = None,
     on_progress: OnProgress = lambda *_: None,
 ) -> Outcome:
-    """Do the missing runs of `plan` in `jobs` processes of `threads` threads each.
+    """Do the missing runs of `plan`, or of some of its `arms`, in `jobs` processes of `threads` threads each.
 
     A run that another engine holds is waited for and taken over if that engine dies. A run that fails is noted and the
     others go on. Arms that wait for the best of their candidates run after those. KeyboardInterrupt stops the workers;
@@ -65,7 +66,7 @@ def run_plan(
     while True:
         store.save_plan(outcome.plan)
         tried = outcome.failed.keys()
-        missing = deque(spec for spec in store.missing(outcome.plan) if spec.run_id not in tried)
+        missing = deque(spec for spec in store.missing(outcome.plan, arms) if spec.run_id not in tried)
         if not missing:
             return outcome
         make = _Factory(threads, environment())

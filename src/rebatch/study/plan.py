@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -160,9 +160,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             if place < len(seeds[arm.name])
         ]
 
-    def specs(self) -> list[RunSpec]:
-        """All runs in the order of `runs`, each once: arms may share runs."""
-        return list({spec.run_id: spec for arm, seed in self.runs() for spec in [self.spec(arm, seed)]}.values())
+    def specs(self, arms: Collection[str] | None = None) -> list[RunSpec]:
+        """All runs, or those of the named `arms`, in the order of `runs`, each once: arms may share runs."""
+        chosen = [self.spec(arm, seed) for arm, seed in self.runs() if arms is None or arm.name in arms]
+        return list({spec.run_id: spec for spec in chosen}.values())
 
     @property
     def waiting(self) -> list[Arm]:

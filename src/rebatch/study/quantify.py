@@ -22,9 +22,8 @@ def quantify(study: Study, plan: Plan, store: Store) -> Quantities:
         try:
             measured = study.quantities(runs)
         except Exception as error:
-            raise RunError(
-                f"the quantities of study {study.name!r} failed on seed {seed}: {describe(error)}"
-            ) from error
+            what = f"the quantities of study {study.name!r} failed on seed {seed}"
+            raise RunError(f"{what}: {describe(error)}; the runs are kept") from error
         for name, value in measured.items():
             if math.isfinite(value):
                 found.setdefault(name, {})[seed] = float(value)

@@ -14,7 +14,7 @@ runs/RUN_ID/spec.json         what the run is
 import base64
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -193,9 +193,9 @@ class Store:
         path = self.root / "quantities" / f"{plan.name}.json"
         return _read(path, Quantities) if path.exists() else {}
 
-    def missing(self, plan: Plan) -> list[RunSpec]:
-        """The runs of a plan that have no result."""
-        return [spec for spec in plan.specs() if self.run(spec).result() is None]
+    def missing(self, plan: Plan, arms: Collection[str] | None = None) -> list[RunSpec]:
+        """The runs of a plan, or of some of its arms, that have no result."""
+        return [spec for spec in plan.specs(arms) if self.run(spec).result() is None]
 
     def results(self, plan: Plan, arm_name: str) -> dict[int, Result]:
         """Results of an arm's finished runs by seed."""

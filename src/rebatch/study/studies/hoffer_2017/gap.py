@@ -1,30 +1,26 @@
-"""Hoffer, Hubara and Soudry (2017), "Train longer, generalize better", arXiv 1705.08741: the paper's comparison."""
+"""`hoffer-gap`: the paper's main comparison, Table 1 (and its ImageNet table), with the control it lacks."""
 
 from dataclasses import dataclass
 
 import msgspec
 
 from rebatch.price import cost
-from rebatch.recipe import Budget, Epochs, Examples, Recipe, Steps
+from rebatch.recipe import Examples
 from rebatch.study.claims import AllOf, Claim, Equivalent, Greater
 from rebatch.study.plan import Arm, Design, Scale, Study
-from rebatch.tasks.task import Task
-from rebatch.transfer import transfer
-
-# The large batch of each task; elsewhere KAPPA times the batch of the reference recipe.
-LARGE_BATCH = {"digits/mlp": 512, "mnist/f1": 4096, "fashion-mnist/f1": 4096}
-KAPPA = 16
-
-# Percent points that matter: below this nobody would retune a recipe. H4 of the paper has it as -0.3.
-MARGIN = 0.3
-
-SMALL, LARGE, LR, GBN, RA = (
-    "small_batch",
-    "large_batch",
-    "large_batch+lr",
-    "large_batch+lr+gbn",
-    "large_batch+lr+gbn+ra",
+from rebatch.study.studies.hoffer_2017.common import (
+    GBN,
+    LARGE,
+    LR,
+    MARGIN,
+    OTHER_SEEDS,
+    RA,
+    SMALL,
+    shortened,
+    table_1,
 )
+from rebatch.tasks.task import Task
+
 SAME_EXAMPLES = "small_batch+same_examples"
 
 
@@ -51,7 +47,6 @@ _DIGITS_SEEDS = (
     "paired differences of arms vary by 0.4 to 1.4 points between seeds on digits (a first look at 5 seeds), so 5 "
     "seeds resolve 1.2 to 3.4 points beyond the margin and 20 seeds 0.3 to 0.8 (probability 0.8, intervals adjusted)"
 )
-_OTHER_SEEDS = "as many as the time of this scale allows; the smallest effect that they resolve stands by each verdict"
 
 # Published differences, percent points, by claim.
 _EXPECTED = {"mnist/f1": {"H1": 1.22, "H2": 0.50, "H3": 0.05, "H4": 0.26, "H5": 0.50}}
@@ -60,21 +55,12 @@ _EXPECTED = {"mnist/f1": {"H1": 1.22, "H2": 0.50, "H3": 0.05, "H4": 0.26, "H5": 
 def gap_design(task: Task, scale: Scale) -> Design:
     """The five arms of Table 1, and the small batch with as many examples as regime adaptation gives the large one."""
     size = _SIZES.get(task.name, _OWN)[scale]
-    small = task.recipe.replace(budget=_times(task.recipe.budget, size.budget))
-    batch_size = LARGE_BATCH.get(task.name, KAPPA * small.batch_size)
-
-    def moved(*rules: str) -> Recipe:
-        return transfer(small, batch_size=batch_size, rules=rules, examples=task.train).recipe
-
-    adapted = moved("hoffer")
-    examples = cost(adapted, task.train).examples
+    small = task.recipe.replace(budget=shortened(task.recipe.budget, size.budget))
+    recipes = table_1(task, small)
+    examples = cost(recipes[RA], task.train).examples
     times = f"{examples / cost(small, task.train).examples:.3g} times the examples"
     arms: tuple[Arm, ...] = (
-        Arm(name=SMALL, recipe=small),
-        Arm(name=LARGE, recipe=moved("same_epochs")),
-        Arm(name=LR, recipe=moved("sqrt_lr", "same_epochs")),
-        Arm(name=GBN, recipe=moved("sqrt_lr", "ghost_batch", "same_epochs")),
-        Arm(name=RA, recipe=adapted, note=times),
+        *(Arm(name=name, recipe=recipe, note=times if name == RA else "") for name, recipe in recipes.items()),
         Arm(
             name=SAME_EXAMPLES,
             recipe=small.replace(budget=Examples(examples)),
@@ -95,7 +81,7 @@ def _shortened(arm: Arm, budget: float) -> Arm:
 def _claims(task: Task, size: _Size) -> tuple[Claim, ...]:
     # What was published is no number to compare a shortened training with.
     expected = _EXPECTED.get(task.name, {}) if size.budget == 1 else {}
-    why = f"{size.seeds} seeds: {_DIGITS_SEEDS if task.name == 'digits/mlp' else _OTHER_SEEDS}"
+    why = f"{size.seeds} seeds: {_DIGITS_SEEDS if task.name == 'digits/mlp' else OTHER_SEEDS}"
 
     def claim(id_: str, statement: str, test: Greater | Equivalent | AllOf, *, source: str = "") -> Claim:
         return Claim(
@@ -128,16 +114,6 @@ def _claims(task: Task, size: _Size) -> tuple[Claim, ...]:
             source="rebatch: regime adaptation costs kappa times the examples, so what do they buy the small batch?",
         ),
     )
-
-
-def _times(budget: Budget, factor: float) -> Budget:
-    match budget:
-        case Epochs(epochs=epochs):
-            return Epochs(epochs * factor)
-        case Steps(steps=steps):
-            return Steps(max(1, round(steps * factor)))
-        case Examples(examples=examples):
-            return Examples(max(1, round(examples * factor)))
 
 
 GAP = Study(
