@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from rebatch.errors import RequestError, did_you_mean
-from rebatch.tasks.table import TASKS
+from rebatch.tasks.table import SIMULATION, TASKS
 from rebatch.tasks.task import Task
 
 Thing = TypeVar("Thing")
@@ -30,6 +30,8 @@ def find_task(reference: str) -> Task:
         return load_from_file(reference, Task)
     if reference in TASKS:
         return TASKS[reference]
+    if reference in {SIMULATION.name, "simulation"}:
+        return SIMULATION
     matches = [name for name in TASKS if name.split("/")[0] == reference]
     if len(matches) == 1:
         return TASKS[matches[0]]

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rebatch import draws
 from rebatch.batching import batch_bounds, examples_seen, total_steps
-from rebatch.data.batches import BatchSource
+from rebatch.data.batches import BatchSource, planned
 from rebatch.data.sets import Splits
 from rebatch.distributed import World
 from rebatch.execution import Execution
@@ -19,7 +19,7 @@ from rebatch.nn import add_weight_noise, convert_ghost_batch_norm, draw_batch_no
 from rebatch.observation import Observer
 from rebatch.optimizers import build_optimizer, set_lr
 from rebatch.recipe import Recipe, Sgd
-from rebatch.schedule import lr_factor
+from rebatch.schedule import ROUNDING, lr_factor
 from rebatch.training.checkpoint import Checkpointer
 from rebatch.training.evaluation import evaluate
 from rebatch.training.feedback import Drops
@@ -64,6 +64,8 @@ class Run:
             observer.start(self.model)
         if checkpoint is not None and (state := checkpoint.load()) is not None:
             self._resume(state)
+        steps = range(self.first, self.total)
+        self.batches.expect(planned(self.recipe, self.examples, self.cutting.pieces, seed=self.seed, steps=steps))
 
     @property
     def examples(self) -> int:
@@ -80,11 +82,11 @@ class Run:
         epoch, start, _ = batch_bounds(step, self.examples, self.recipe)
         every = self.recipe.defects.reset_momentum_epochs
         if every is not None and start == 0 and epoch % every == 0:
-            self.optimizer.state.clear()
+            self.optimizer = build_optimizer(self.recipe, self.model)
         progress = step / self.total
         lr = self.recipe.optimizer.lr * lr_factor(self.recipe.schedule, progress, self.drops.before_step(step))
         set_lr(self.optimizer, lr)
-        if isinstance(self.recipe.optimizer, Sgd) and progress >= self.recipe.optimizer.weight_decay_until:
+        if isinstance(self.recipe.optimizer, Sgd) and progress + ROUNDING >= self.recipe.optimizer.weight_decay_until:
             for group in self.optimizer.param_groups:
                 group["weight_decay"] = 0.0
         return lr
@@ -166,12 +168,12 @@ class Run:
 
     def _gradient(self) -> StepGradient:
         data = self.data
-        batches = BatchSource(data.train, data.augmentations, data.normalize, seed=self.seed)
+        self.batches = BatchSource(data.train, data.augmentations, data.normalize, seed=self.seed)
         network = _wrapped(self.model, self.execution, self.world)
         noise = StepNoise(
             self.recipe, seed=self.seed, examples=self.examples, classes=_classes(data), device=self.world.device
         )
-        return StepGradient(network, self.loss, batches, self.cutting, self.execution, self.observers, noise)
+        return StepGradient(network, self.loss, self.batches, self.cutting, self.execution, self.observers, noise)
 
 
 def place(model: nn.Module, recipe: Recipe, seed: int, execution: Execution, world: World) -> None:
