@@ -2,8 +2,9 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
-from rebatch.measure import weight_distance
+from rebatch.measure import WeightDistance, weight_distance
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,45 @@ def test_statistics_of_half_precision_weights_accumulate_in_float32() -> None:
     # 10,000 times 0.01 is lost in bfloat16, whose sum stops growing at 2.
     weights, zeros = torch.full((10_000,), 0.1, dtype=torch.bfloat16), torch.zeros(10_000, dtype=torch.bfloat16)
     assert weight_distance([weights], [zeros]).item() == pytest.approx(10.0, rel=0.01)
+
+
+def test_the_second_column_is_the_first_weight_that_is_a_matrix_or_a_filter() -> None:
+    # A norm before the first convolution has weights, but they are vectors; a frozen layer does not travel.
+    body = [nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1), nn.Conv2d(2, 3, 2), nn.Flatten(), nn.Linear(3, 5)]
+    model = nn.Sequential(*body).double()
+    model[1].requires_grad_(False)
+    observer = WeightDistance()
+    observer.start(model)
+    assert {name: float(value) for name, value in observer.row(model).items()} == {
+        "weight_distance": 0.0,
+        "weight_distance_first": 0.0,
+    }
+    with torch.no_grad():
+        for weight, shift in zip(model.parameters(), (0.1, 0.2, 9.0, 9.0, 0.3, 0.4, 0.5, 0.6), strict=True):
+            weight.add_(shift * weight.requires_grad)
+    row = observer.row(model)
+    # 24 weights of the second convolution moved by 0.3; the norm's 2 and 2, its 3 biases, 15 and 5 of the last layer.
+    assert float(row["weight_distance_first"]) == pytest.approx(math.sqrt(24 * 0.09), rel=1e-12)
+    total = 2 * 0.01 + 2 * 0.04 + 24 * 0.09 + 3 * 0.16 + 15 * 0.25 + 5 * 0.36
+    assert float(row["weight_distance"]) == pytest.approx(math.sqrt(total), rel=1e-12)
+
+
+def test_the_second_column_of_a_fully_connected_network_is_its_first_layer() -> None:
+    model, observer = nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 7), nn.Linear(7, 3)).double(), WeightDistance()
+    observer.start(model)
+    with torch.no_grad():
+        for weight, shift in zip(model.parameters(), (9.0, 9.0, 0.3, 9.0, 9.0, 9.0), strict=True):
+            weight.add_(shift)
+    assert float(observer.row(model)["weight_distance_first"]) == pytest.approx(math.sqrt(35 * 0.09), rel=1e-12)
+
+
+def test_without_matrices_the_second_column_is_the_first_parameter() -> None:
+    model, observer = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3)).double(), WeightDistance()
+    observer.start(model)
+    with torch.no_grad():
+        for weight, shift in zip(model.parameters(), (2.0, 3.0, 5.0, 7.0), strict=True):
+            weight.add_(shift)
+    assert float(observer.row(model)["weight_distance_first"]) == pytest.approx(math.sqrt(12), rel=1e-12)
 
 
 def test_tensors_that_do_not_pair_up_are_refused() -> None:

@@ -1,5 +1,74 @@
 """What batch size does to a run: one file per quantity, a pure estimator on top, a small observer below."""
 
+from rebatch.measure.epoch_correlation import (
+    batch_correlation,
+    cross_covariance_trace,
+    exact_cross_trace,
+    sample_epochs,
+)
+from rebatch.measure.increments import (
+    Moments,
+    Setting,
+    covariance_trace,
+    mean_step_ratio,
+    mean_step_square,
+    sample_updates,
+    trace_ratio,
+    update_moments,
+)
+from rebatch.measure.landscape import (
+    Landscape,
+    Spread,
+    fit_alpha,
+    hessian_traces,
+    landscape,
+    loss_along,
+    random_direction,
+    spread,
+    taylor_curve,
+    taylor_line,
+    taylor_ratio,
+    undisturbed,
+)
+from rebatch.measure.random_walk import (
+    flat_potential,
+    fractional_potential,
+    log_time_exponent,
+    mean_square_distance,
+    walk,
+)
 from rebatch.measure.weight_distance import WeightDistance, weight_distance
 
-__all__ = ["WeightDistance", "weight_distance"]
+__all__ = [
+    "Landscape",
+    "Moments",
+    "Setting",
+    "Spread",
+    "WeightDistance",
+    "batch_correlation",
+    "covariance_trace",
+    "cross_covariance_trace",
+    "exact_cross_trace",
+    "fit_alpha",
+    "flat_potential",
+    "fractional_potential",
+    "hessian_traces",
+    "landscape",
+    "log_time_exponent",
+    "loss_along",
+    "mean_square_distance",
+    "mean_step_ratio",
+    "mean_step_square",
+    "random_direction",
+    "sample_epochs",
+    "sample_updates",
+    "spread",
+    "taylor_curve",
+    "taylor_line",
+    "taylor_ratio",
+    "trace_ratio",
+    "undisturbed",
+    "update_moments",
+    "walk",
+    "weight_distance",
+]
