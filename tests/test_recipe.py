@@ -6,9 +6,33 @@ import numpy as np
 import pytest
 
 from rebatch.errors import RequestError
-from rebatch.recipe import AdamW, Epochs, Examples, Recipe, Sgd, Steps
+from rebatch.recipe import (
+    BIGBATCH,
+    Adagrad,
+    AdamW,
+    Defects,
+    Epochs,
+    Examples,
+    Noise,
+    Optimizer,
+    Recipe,
+    RmsProp,
+    Sgd,
+    Steps,
+)
 from rebatch.recipe_file import dumps_recipe, loads_recipe, read_recipe
-from rebatch.schedule import Constant, Cosine, Linear, MultiStep, PiecewiseLinear
+from rebatch.schedule import (
+    Constant,
+    Cosine,
+    DistanceDrop,
+    Linear,
+    MultiStep,
+    PiecewiseConstant,
+    PiecewiseLinear,
+    Plateau,
+    Schedule,
+)
+from rebatch.study.plan import RunSpec
 
 FILE = """
 batch_size = 128
@@ -47,7 +71,13 @@ def test_the_file_of_the_design_is_read() -> None:
 
 @pytest.mark.parametrize(
     "optimizer",
-    [Sgd(lr=0.1), Sgd(lr=1 / 3, momentum=0.9, nesterov=True, weight_decay=5e-4), AdamW(lr=3e-4, betas=(0.9, 0.95))],
+    [
+        Sgd(lr=0.1),
+        Sgd(lr=1 / 3, momentum=0.9, nesterov=True, weight_decay=5e-4, weight_decay_until=0.6),
+        AdamW(lr=3e-4, betas=(0.9, 0.95)),
+        RmsProp(lr=1 / 7, alpha=0.9, eps=1e-5, momentum=0.5, weight_decay=5e-4),
+        Adagrad(lr=1 / 7, eps=1e-5, weight_decay=5e-4),
+    ],
 )
 @pytest.mark.parametrize(
     "schedule",
@@ -58,16 +88,72 @@ def test_the_file_of_the_design_is_read() -> None:
         Cosine(final=0.01, warmup=0.05),
         Linear(),
         PiecewiseLinear(points=((0.0, 0.0), (3 / 7, 1.0), (1.0, 0.05))),
+        PiecewiseConstant(points=((0.3, 10.0), (2 / 3, 0.1)), warmup=0.1),
+        Plateau(patience=1 / 7, factor=0.2, drops=5, metric="train_loss", warmup=0.1),
+        DistanceDrop(distances=(1.0, 10 / 3), latest=(0.5, 0.75), factor=0.2, warmup=0.1),
     ],
 )
 @pytest.mark.parametrize("budget", [Epochs(50), Epochs(0.1 + 0.2), Steps(7), Examples(10**9)])
 def test_writing_and_reading_loses_nothing(
-    optimizer: Sgd | AdamW, schedule: Constant, budget: Epochs | Steps | Examples
+    optimizer: Optimizer, schedule: Schedule, budget: Epochs | Steps | Examples
 ) -> None:
     recipe = Recipe(batch_size=7, optimizer=optimizer, schedule=schedule, budget=budget, loss_reduction="sum")
     assert loads_recipe(dumps_recipe(recipe)) == recipe
     moved = recipe.replace(batch_size=14, ghost_batch_size=7, last_batch="drop", tuned=recipe)
     assert loads_recipe(dumps_recipe(moved)) == moved
+
+
+NEW_FIELDS: dict[str, list[object]] = {
+    "ghost_running": ["sequential", "mean", "scaled", "printed"],
+    "clip_steps": [1, 390],
+    "clip_mode": ["normalize"],
+    "noise": [
+        Noise(multiplicative=5.57),
+        Noise(labels=0.1),
+        Noise(dropout=0.2, dropconnect=1 / 3),
+        Noise(multiplicative=1 / 3, labels=0.1, dropout=0.2, dropconnect=0.3),
+    ],
+    "defects": [
+        BIGBATCH,
+        Defects(reset_momentum_epochs=7),
+        Defects(ghost_split="chunks"),
+        Defects(batch_norm_scale="uniform"),
+    ],
+}
+CHANGES = [pytest.param(name, value, id=f"{name} {value}") for name, values in NEW_FIELDS.items() for value in values]
+
+
+@pytest.mark.parametrize(("name", "value"), CHANGES)
+def test_every_field_survives_its_file_and_changes_the_hash(name: str, value: object) -> None:
+    recipe = RECIPE.replace(**{name: value})
+    assert loads_recipe(dumps_recipe(recipe)) == recipe
+    moved = RECIPE.replace(tuned=recipe)
+    assert loads_recipe(dumps_recipe(moved)) == moved
+    assert run_id(recipe) != run_id(RECIPE)
+
+
+def run_id(recipe: Recipe) -> str:
+    return RunSpec(task="digits/mlp", recipe=recipe, seed=0).run_id
+
+
+def test_new_fields_at_their_default_are_in_no_file_and_no_hash() -> None:
+    old = Recipe(batch_size=32, optimizer=Sgd(lr=0.05, momentum=0.9), budget=Epochs(20))
+    spelled = old.replace(
+        optimizer=Sgd(lr=0.05, momentum=0.9, weight_decay_until=float("1")),
+        ghost_running=None,
+        clip_steps=None,
+        clip_mode="clip",
+        noise=Noise(multiplicative=0, labels=float("0"), dropout=0, dropconnect=0),
+        defects=Defects(reset_momentum_epochs=None, ghost_split="size", batch_norm_scale="ones"),
+    )
+    assert dumps_recipe(spelled) == dumps_recipe(old)
+    assert run_id(spelled) == run_id(old) == "6fcf0c499ff6f74e"
+
+
+def test_a_whole_number_and_its_float_are_one_noise() -> None:
+    assert run_id(RECIPE.replace(noise=Noise(multiplicative=2))) == run_id(
+        RECIPE.replace(noise=Noise(multiplicative=2.0))
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,6 +191,72 @@ def test_writing_and_reading_loses_nothing(
         ("lr = 0.1\nmomentum = 0.9", "lr = 0.1\nnesterov = true", "false where momentum is 0, got true"),
         ('"sgd"\nlr = 0.1\nmomentum = 0.9', '"adamw"\nlr = 0.1\nbetas = [0.9]', "betas must be two numbers, got [0.9]"),
         ("[0.2, 0.4, 0.6]", "[]", "schedule.milestones needs at least one, got []"),
+        ("[budget]", "[noise]\nlabels = 1.0\n[budget]", "noise.labels must be a probability, 0 <= labels < 1, got 1.0"),
+        (
+            "[budget]",
+            "[noise]\nlabels = -0.1\n[budget]",
+            "noise.labels must be a probability, 0 <= labels < 1, got -0.1",
+        ),
+        (
+            "[budget]",
+            "[noise]\ndropout = nan\n[budget]",
+            "noise.dropout must be a probability, 0 <= dropout < 1, got nan",
+        ),
+        ("[budget]", "[noise]\ndropconnect = 'x'\n[budget]", "noise.dropconnect must be a number, got 'x'"),
+        (
+            "[budget]",
+            "[noise]\nmultiplicative = -1\n[budget]",
+            "noise.multiplicative must be at least 0 and finite, got -1",
+        ),
+        ("[budget]", "[noise]\nmultiplicative = inf\n[budget]", "noise.multiplicative must be at least 0 and finite"),
+        ("[budget]", "[noise]\nlabel = 0.1\n[budget]", "unknown field 'noise.label'; did you mean 'labels'?"),
+        ("[optimizer]", "noise = 0.1\n[optimizer]", "noise must be a table, got 0.1"),
+        ("[optimizer]", "defects = [1]\n[optimizer]", "defects must be a table, got [1]"),
+        (
+            "[budget]",
+            "[defects]\nghost_split = 'chunk'\n[budget]",
+            "defects.ghost_split must be 'size' or 'chunks', got 'chunk'",
+        ),
+        (
+            "[budget]",
+            "[defects]\nbatch_norm_scale = 1\n[budget]",
+            "defects.batch_norm_scale must be 'ones' or 'uniform', got 1",
+        ),
+        (
+            "[budget]",
+            "[defects]\nreset_momentum_epochs = 0\n[budget]",
+            "defects.reset_momentum_epochs must be at least 1, got 0",
+        ),
+        ("[budget]", "[defects]\nreset_momentum_epochs = 1.5\n[budget]", "epochs must be a whole number, got 1.5"),
+        ("[budget]", "[defects]\nreset_momentum_epochs = true\n[budget]", "epochs must be a whole number, got true"),
+        ("[budget]", "[defects]\nreset_momentum = 1\n[budget]", "unknown field 'defects.reset_momentum'"),
+        ("[budget]", "[tuned.noise]\nlabels = 'x'\n[budget]", "tuned.noise.labels must be a number, got 'x'"),
+        ("max_grad_norm = 5.0", "clip_steps = 3", "clip_steps must be left out where max_grad_norm is, got 3"),
+        (
+            "max_grad_norm = 5.0",
+            "max_grad_norm = 5.0\nclip_mode = 'clop'",
+            "clip_mode must be 'clip' or 'normalize', got",
+        ),
+        (
+            "max_grad_norm",
+            "ghost_running = 'men'\nmax_grad_norm",
+            "must be 'sequential', 'mean', 'scaled' or 'printed', got",
+        ),
+        (
+            "weight_decay = 1e-4",
+            "weight_decay_until = 0",
+            "weight_decay_until must be a fraction of the budget, over 0 to 1",
+        ),
+        (
+            "weight_decay = 1e-4",
+            "weight_decay_until = nan",
+            "optimizer.weight_decay_until must be a fraction of the budget",
+        ),
+        ('"sgd"', '"rmsprp"', "optimizer.type 'rmsprp' is unknown; did you mean 'rmsprop'?"),
+        ('"sgd"', '"adagrad"', "unknown field 'optimizer.momentum'"),
+        ('"sgd"\nlr = 0.1', '"rmsprop"\nlr = 0.1\nalpha = 1.0', "optimizer.alpha must be 0 <= alpha < 1, got 1.0"),
+        ('"sgd"\nlr = 0.1', '"rmsprop"\nlr = 0.1\neps = 0', "optimizer.eps must be positive and finite, got 0"),
+        ('"multistep"', '"plateu"', "schedule.type 'plateu' is unknown; did you mean 'plateau'?"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_path_its_value_and_the_limit(old: str, new: str, message: str) -> None:

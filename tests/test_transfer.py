@@ -9,7 +9,21 @@ from rebatch.batching import batch_bounds, total_steps
 from rebatch.cli.main import run
 from rebatch.errors import RequestError
 from rebatch.price import cost, price
-from rebatch.recipe import AdamW, Budget, Epochs, Examples, Recipe, Sgd, Steps
+from rebatch.recipe import (
+    BIGBATCH,
+    Adagrad,
+    AdamW,
+    Budget,
+    Defects,
+    Epochs,
+    Examples,
+    Noise,
+    Optimizer,
+    Recipe,
+    RmsProp,
+    Sgd,
+    Steps,
+)
 from rebatch.recipe_file import dumps_recipe, loads_recipe, write_recipe
 from rebatch.report.transfer_table import transfer_tables
 from rebatch.rules import PRESETS, RULES, Move, Rule
@@ -94,6 +108,109 @@ def test_same_epochs_shrinks_a_budget_in_steps_and_same_steps_stretches_one_in_e
     assert moved(4096, "same_epochs").budget == Epochs(100)
     assert moved(4096, "same_steps").budget == Steps(39_100)
     assert moved(4096, "same_steps", recipe=TUNED.replace(budget=Steps(7))).budget == Steps(7)
+
+
+def sigma(batch_size: int, tuned: Recipe = TUNED) -> float:
+    return moved(batch_size, "matching_noise", recipe=tuned).noise.multiplicative
+
+
+def test_matching_noise_has_variance_kappa_minus_one_at_the_same_learning_rate() -> None:
+    assert sigma(4096) == pytest.approx(math.sqrt(31), rel=1e-12)  # 5.57
+    assert sigma(129) == pytest.approx(math.sqrt(1 / 128), rel=1e-12)
+    recipe = moved(4096, "matching_noise")
+    assert recipe.optimizer == TUNED.optimizer
+    assert recipe.replace(noise=Noise()).as_tuned() == TUNED.replace(batch_size=4096)
+
+
+def test_matching_noise_composes_with_noise_that_is_there_and_takes_away_no_more_than_that() -> None:
+    noisy = TUNED.replace(noise=Noise(multiplicative=math.sqrt(7), labels=0.1))
+    for batch_size in (64, 256, 4096):  # 1 + sigma^2 over the batch size is what stays
+        assert (1 + sigma(batch_size, noisy) ** 2) / batch_size == pytest.approx(8 / 128, rel=1e-12)
+    assert sigma(16, noisy) == sigma(8, noisy) == 0.0
+    assert sigma(32) == sigma(127) == 0.0
+    assert moved(16, "matching_noise", recipe=noisy).noise.labels == 0.1
+    assert sigma(128, moved(16, "matching_noise", recipe=noisy)) == math.sqrt(7)
+    assert sigma(512, moved(32, "matching_noise")) == sigma(512) == pytest.approx(math.sqrt(3), rel=1e-12)
+
+
+def test_stretched_epochs_are_more_steps_where_a_partial_batch_is_kept() -> None:
+    recipe = moved(4096, "stretched_epochs")
+    assert recipe.budget == Epochs(3200)
+    assert (total_steps(recipe, N), total_steps(TUNED, N)) == (41_600, 39_100)
+    assert total_steps(recipe, N) / total_steps(TUNED, N) == pytest.approx(1.064, abs=5e-4)
+    assert total_steps(moved(4096, "same_steps"), N) == 39_100
+    dropped = TUNED.replace(last_batch="drop")
+    assert total_steps(moved(4096, "stretched_epochs", recipe=dropped), N) == 38_400
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "budget", "expected"),
+    [
+        (300, Epochs(100), Epochs(300)),  # kappa 2.34
+        (32, Epochs(100), Epochs(25)),
+        (384, Epochs(7), Epochs(21)),
+        (4096, Examples(5_000_000), Examples(160_000_000)),
+        (300, Examples(7), Examples(21)),
+        (1, Examples(7), Examples(1)),
+        (4096, Steps(7), Steps(7)),
+    ],
+)
+def test_stretched_epochs_round_kappa_up(batch_size: int, budget: Budget, expected: Budget) -> None:
+    assert moved(batch_size, "stretched_epochs", recipe=TUNED.replace(budget=budget)).budget == expected
+
+
+@pytest.mark.parametrize("batch_size", [32, 4096])
+def test_the_authors_code_is_all_defects_and_nothing_else(batch_size: int) -> None:
+    half = TUNED.replace(defects=Defects(reset_momentum_epochs=3))
+    for tuned in (TUNED, half):
+        recipe = moved(batch_size, "authors_code", recipe=tuned)
+        assert (
+            recipe.defects
+            == BIGBATCH
+            == Defects(reset_momentum_epochs=1, ghost_split="chunks", batch_norm_scale="uniform")
+        )
+        assert recipe.replace(defects=tuned.defects).as_tuned() == tuned.replace(batch_size=batch_size)
+
+
+def test_the_bigbatch_preset_is_the_papers_released_code() -> None:
+    recipe = moved(4096, "bigbatch")
+    assert recipe.optimizer.lr == pytest.approx(0.1 * math.sqrt(32), rel=1e-12)
+    assert (recipe.ghost_batch_size, recipe.budget, recipe.defects) == (128, Epochs(3200), BIGBATCH)
+    assert "stretched_epochs both set 'budget'" in refused("bigbatch", "same_steps")
+    small = moved(64, "bigbatch")
+    assert (small.ghost_batch_size, small.budget) == (None, Epochs(50))
+
+
+def test_the_command_line_shows_the_bigbatch_preset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tuned.toml"
+    write_recipe(TUNED, path)
+    command = ["transfer", str(path), "--batch-size", "4096", "--rules", "bigbatch", "--examples", str(N)]
+    assert run(command) == 0
+    out = capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert any(line.startswith("budget 100 epochs 3,200 epochs stretched_epochs x 32:") for line in lines)
+    assert any(line.startswith("defects.reset_momentum_epochs - 1 authors_code") for line in lines)
+    assert any(line.startswith("defects.ghost_split - chunks authors_code") for line in lines)
+    assert "steps 39,100 41,600 x 1.064" in lines
+    assert loads_recipe(out[out.index("\nbatch_size = 4096") :]) == moved(4096, "bigbatch")
+
+
+def test_the_reason_for_a_stretch_names_the_factor_that_is_used() -> None:
+    for batch_size, factor in ((4096, "x 32:"), (300, "x 3:"), (32, "x 0.25:")):
+        change = transfer(TUNED, batch_size=batch_size, rules="stretched_epochs").changes[-1]
+        assert change.why.startswith(factor)
+
+
+@pytest.mark.parametrize("optimizer", [RmsProp(lr=0.01, momentum=0.5, weight_decay=1e-4), Adagrad(lr=0.01)])
+@pytest.mark.parametrize("rules", [*RULES, *PRESETS])
+def test_rules_take_every_optimizer_and_change_nothing_of_it_but_the_rate(rules: str, optimizer: Optimizer) -> None:
+    tuned = TUNED.replace(optimizer=optimizer)
+    recipe = moved(4096, rules, recipe=tuned)
+    assert recipe.with_lr(0.01).optimizer == optimizer
+    assert moved(128, rules, recipe=recipe) == tuned
+    assert loads_recipe(dumps_recipe(recipe)) == recipe
+    factor = recipe.optimizer.lr / 0.01
+    assert factor == pytest.approx(moved(4096, rules).optimizer.lr / 0.1, rel=1e-12)
 
 
 def test_without_rules_the_linear_rule_warns_beyond_kappa_8() -> None:
@@ -185,6 +302,9 @@ def test_a_summed_loss_is_refused_with_the_same_optimization_for_the_mean() -> N
     assert message.startswith("loss_reduction must be 'mean' for a transfer, got 'sum'")
     assert message.endswith("optimizer.lr = 12.8, optimizer.weight_decay = 7.8125e-07, max_grad_norm = 0.0390625")
     assert "optimizer.eps = 7.8125e-11, max" in why_not(summed.replace(optimizer=AdamW(lr=1e-3)))
+    rms = summed.replace(optimizer=RmsProp(lr=1e-3, weight_decay=1e-4))
+    assert "optimizer.eps = 7.8125e-11, optimizer.weight_decay = 7.8125e-07, max" in why_not(rms)
+    assert "optimizer.eps = 7.8125e-13, max" in why_not(summed.replace(optimizer=Adagrad(lr=1e-3)))
     assert transfer(summed, batch_size=128).recipe == summed
 
 
@@ -220,6 +340,8 @@ def test_a_transferred_recipe_moves_on_with_a_note_and_without_a_warning(
         ({"optimizer": Sgd(lr=0.3, momentum=0.9, weight_decay=1e-4)}, "optimizer.lr 0.3"),
         ({"budget": Epochs(60)}, "budget {epochs = 60}"),
         ({"ghost_batch_size": 64}, "ghost_batch_size 64"),
+        ({"noise": Noise(multiplicative=2.0)}, "noise.multiplicative 2.0"),
+        ({"defects": Defects(reset_momentum_epochs=2)}, "defects.reset_momentum_epochs 2"),
     ],
 )
 def test_a_number_edited_after_a_transfer_is_not_ignored_in_silence(edit: dict[str, object], field: str) -> None:

@@ -75,7 +75,7 @@ def chunk_sizes(examples: int, chunks: int) -> list[int]:
     >>> chunk_sizes(848, 32)[-2:], chunk_sizes(9, 4)
     ([27, 11], [3, 3, 3])
     """
-    return ghost_sizes(examples, math.ceil(examples / chunks))
+    return ghost_sizes(examples, max(2, math.ceil(examples / chunks)))
 
 
 def cut(sizes: list[int], parts: int) -> list[list[int]]:

@@ -41,7 +41,7 @@ def typed(value: Any, kind: Any, path: str) -> Any:
         if isinstance(error.__cause__, RequestError):
             raise error.__cause__ from None
         if "Expected `object" in str(error):
-            names = " or ".join(each.__name__ for each in get_args(kind)).replace("NoneType", "None")
+            names = " or ".join(each.__name__ for each in get_args(kind) or (kind,)).replace("NoneType", "None")
             raise RequestError(f"{path} must be {names}, got {show_value(value)}") from None
         message, _, inner = str(error).partition(" - at `$")
         inner = inner.rstrip("`")

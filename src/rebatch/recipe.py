@@ -122,7 +122,7 @@ class Noise(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             sigma^2 = kappa - 1 a large batch at the small batch's learning rate has the small batch's covariance of a
             weight increment and its mean too (see `rules.matching_noise`).
         labels: probability that an example's label is replaced by one drawn evenly from all classes.
-        dropout: probability that an input of a linear or convolution layer, the first excepted, is zeroed.
+        dropout: probability that an input of a linear or 2d convolution layer, the first excepted, is zeroed.
         dropconnect: probability that a weight of such a layer is zeroed for a step (Wan et al., 2013).
     """
 
@@ -204,7 +204,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     `max_grad_norm` bounds the norm of the gradient, in the first `clip_steps` steps or, left out, in all; with
     `clip_mode` "normalize" the gradient is scaled to that norm also where it is smaller. `ghost_running` says how
-    ghosts' statistics enter the running ones (see `nn.GhostBatchNorm1d`).
+    ghosts' statistics enter the running ones (see `nn.GhostBatchNorm1d`); left out, it is "sequential", or what a
+    model that brings its own ghosts has.
     `tuned` is the recipe that this one was transferred from, `None` for a recipe that somebody tuned: a further
     transfer starts there. Delete it after tuning a transferred recipe by hand.
 
@@ -218,7 +219,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     budget: Budget
     schedule: Schedule = Constant()
     ghost_batch_size: int | None = None
-    ghost_running: GhostRunning = "sequential"
+    ghost_running: GhostRunning | None = None
     max_grad_norm: float | None = None
     clip_steps: int | None = None
     clip_mode: ClipMode = "clip"

@@ -98,14 +98,14 @@ def same_steps(recipe: Recipe, move: Move) -> Recipe:
 
 
 def stretched_epochs(recipe: Recipe, move: Move) -> Recipe:
-    """Multiply the epochs by kappa, rounded up: regime adaptation as the paper's released code has it.
+    """Multiply the epochs by kappa, above 1 rounded up: regime adaptation as the paper's released code has it.
 
     Where a partial last batch is kept this is more than the same number of steps: 6 % more for batches of 4,096 of
     50,000 examples.
     """
     if move.kappa == 1:
         return recipe
-    factor = math.ceil(move.kappa) if move.kappa > 1 else move.kappa
+    factor = _stretch(move)
     match move.tuned.budget:
         case Epochs(epochs=epochs):
             return recipe.replace(budget=Epochs(epochs * factor))
@@ -177,7 +177,7 @@ RULES: dict[str, Rule] = {
         "stretched_epochs",
         ("budget",),
         stretched_epochs,
-        lambda move: f"x {move.kappa:g} rounded up: regime adaptation counted in epochs, as the paper's released code",
+        lambda move: f"x {_stretch(move):g}: regime adaptation counted in epochs, as in the paper's released code",
     ),
     "matching_noise": Rule(
         "matching_noise",
@@ -210,6 +210,10 @@ def _scaled_lr(recipe: Recipe, factor: float, rule: str) -> Recipe:
             "check optimizer.lr, or take a batch size nearer to the tuned one"
         )
     return recipe.with_lr(lr)
+
+
+def _stretch(move: Move) -> float:
+    return math.ceil(move.kappa) if move.kappa > 1 else move.kappa
 
 
 def _exact_sqrt_factor(move: Move) -> float:

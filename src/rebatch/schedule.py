@@ -110,7 +110,7 @@ class DistanceDrop(_Schedule, frozen=True, tag="distance_drop"):
     Hoffer et al. (2017) propose to drop by weight distance instead of a validation plateau and give no rule; this is
     ours: the distances are those that the small batch had travelled at its own drops, so that a batch of any size has
     diffused as far before it settles. `latest` are fractions of the budget, one for each distance, for a run that
-    never gets there. The distance is read before every step.
+    never gets there. The distance is read before every tenth step: it costs a pass over the weights.
     """
 
     distances: tuple[float, ...]
@@ -161,9 +161,9 @@ def _shape(schedule: Schedule, progress: float, drops: int) -> float:
         case Constant():
             return 1.0
         case MultiStep(milestones=milestones, factor=factor):
-            return factor ** bisect_right(milestones, progress + _ROUNDING)
+            return factor ** bisect_right(milestones, progress + ROUNDING)
         case PiecewiseConstant(points=points):
-            passed = bisect_right(points, progress + _ROUNDING, key=lambda point: point[0])
+            passed = bisect_right(points, progress + ROUNDING, key=lambda point: point[0])
             return points[passed - 1][1] if passed else 1.0
         case Cosine(final=final):
             return final + (1.0 - final) * (1.0 + math.cos(math.pi * since_warmup)) / 2.0
@@ -176,7 +176,7 @@ def _shape(schedule: Schedule, progress: float, drops: int) -> float:
 
 
 # Step i of T reads i/T; 0.6 of 50 epochs must fall on step 30/50 although 0.6 * 50 is not exactly 30 in binary.
-_ROUNDING = 1e-12
+ROUNDING = 1e-12
 
 
 def _interpolate(points: Sequence[tuple[float, float]], progress: float) -> float:

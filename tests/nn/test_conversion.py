@@ -1,5 +1,6 @@
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -35,10 +36,12 @@ def state(model: nn.Module) -> dict[str, object]:
     }
 
 
-def test_converting_and_back_gives_the_same_module_parameters_and_buffers() -> None:
+@pytest.mark.parametrize("chunks", [None, 3])
+@pytest.mark.parametrize("running", [None, "scaled", "printed"])
+def test_converting_and_back_gives_the_same_module_parameters_and_buffers(running: Any, chunks: int | None) -> None:
     model = ManyBatchNorms()
     before, tensors = state(model), copy.deepcopy(model.state_dict())
-    assert convert_ghost_batch_norm(model, 5) is model
+    assert convert_ghost_batch_norm(model, 5, running=running, chunks=chunks) is model
     with deferred_running_statistics(model):
         assert state(model) != before
     assert revert_ghost_batch_norm(model) is model
@@ -110,6 +113,18 @@ def test_converting_again_changes_the_ghost_size_and_keeps_how_ghosts_run_unless
     assert (layer.ghost_batch_size, layer.running) == (7, "mean")
     assert convert_ghost_batch_norm(layer, 7, running="sequential").running == "sequential"
     assert convert_ghost_batch_norm(nn.BatchNorm1d(3), 7).running == "sequential"
+
+
+def test_chunks_last_until_the_next_conversion() -> None:
+    layer = convert_ghost_batch_norm(nn.BatchNorm1d(3), 5, chunks=3)
+    assert layer.chunks == 3
+    x = torch.rand(13, 3)
+    layer(x)
+    assert layer.num_batches_tracked == 3
+    built, converted = GhostBatchNorm1d(3, 5), convert_ghost_batch_norm(layer, 5)
+    assert converted.chunks is None
+    assert vars(built).keys() == vars(converted).keys()
+    assert torch.equal(built(x), converted(x))
 
 
 def test_reverting_a_model_without_ghosts_changes_nothing() -> None:

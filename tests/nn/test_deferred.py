@@ -26,7 +26,7 @@ def examples() -> Tensor:
 
 
 @pytest.mark.parametrize("momentum", [0.3, None])
-@pytest.mark.parametrize("running", ["sequential", "mean"])
+@pytest.mark.parametrize("running", ["sequential", "mean", "scaled", "printed"])
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
 def test_the_cut_into_micro_batches_does_not_change_the_run(
     cut: list[int], running: Running, momentum: float | None, way: str
@@ -88,7 +88,7 @@ def test_gather_is_called_once_per_layer_whatever_this_rank_has_seen() -> None:
 
 
 @pytest.mark.parametrize("momentum", [0.3, None])
-@pytest.mark.parametrize("running", ["sequential", "mean"])
+@pytest.mark.parametrize("running", ["sequential", "mean", "scaled", "printed"])
 def test_a_step_without_ghosts_changes_nothing(running: Running, momentum: float | None) -> None:
     model = network(running, momentum)
     before = copy.deepcopy(model.state_dict())

@@ -13,10 +13,10 @@ from torch.testing import assert_close
 
 from rebatch.batching import ghost_sizes
 from rebatch.errors import RequestError
-from rebatch.nn import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
+from rebatch.nn import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d, convert_ghost_batch_norm
 from rebatch.nn.ghost_batch_norm import GhostBatchNorm
 from rebatch.nn.normalization import folds, normalize_ghosts
-from reference.ghost_batch_norm import ghost_by_ghost, mean_of_ghosts
+from reference.ghost_batch_norm import as_printed, chunk_by_chunk, ghost_by_ghost, mean_of_ghosts, scaled_steps
 
 GHOST = 5
 EXAMPLES = {"no remainder": 15, "remainder of one": 16, "remainder of several": 18, "smaller than one ghost": 3}
@@ -97,6 +97,81 @@ def test_running_mean_with_cumulative_momentum_averages_batches() -> None:
         ghost(factor * batch("1d", 15))
     assert_close(ghost.running_mean, 2.5 * batch("1d", 15).mean(0), rtol=1e-10, atol=1e-12)
     assert ghost.num_batches_tracked == 2
+
+
+@pytest.mark.parametrize("examples", EXAMPLES.values(), ids=EXAMPLES)
+def test_running_scaled_makes_a_step_of_momentum_over_their_number_for_each_ghost(examples: int, way: str) -> None:
+    ghost, plain = pair("2d", {"momentum": 0.3}, running="scaled")
+    for factor in (1.0, 4.0):
+        x = factor * batch("2d", examples)
+        expected = scaled_steps(plain, x, ghost_sizes(examples, GHOST))
+        ghost(x)
+        assert_close((ghost.running_mean, ghost.running_var), expected, rtol=1e-10, atol=1e-12)
+        plain.load_state_dict(ghost.state_dict())
+    assert ghost.num_batches_tracked == 2 * len(ghost_sizes(examples, GHOST))
+
+
+@pytest.mark.parametrize("examples", EXAMPLES.values(), ids=EXAMPLES)
+def test_running_printed_is_the_papers_algorithm_to_the_letter(examples: int, way: str) -> None:
+    ghost, plain = pair("2d", {"momentum": 0.3}, running="printed")
+    x = batch("2d", examples)
+    expected = as_printed(plain, x, ghost_sizes(examples, GHOST), GHOST)
+    ghost(x)
+    assert_close((ghost.running_mean, ghost.running_var), expected, rtol=1e-10, atol=1e-12)
+
+
+def weights_of(running: Any) -> tuple[float, list[float]]:
+    """What history and each of 32 ghosts of 128 weigh in the running mean at momentum 0.1."""
+    layer = GhostBatchNorm1d(33, 128, running=running, dtype=torch.float64)
+    assert layer.running_mean is not None
+    layer.running_mean[0] = 1.0  # channel 0 shows history, channel l ghost l
+    ghosts = torch.eye(33, dtype=torch.float64)[1:]
+    layer.fold(ghosts, ghosts)
+    history, *weights = layer.running_mean.tolist()
+    return history, weights
+
+
+def test_the_printed_update_forgets_history_and_prefers_the_first_ghost() -> None:
+    history, weights = weights_of("printed")
+    assert history == pytest.approx(1.4e-6, rel=0.02)
+    assert sum(weights) == pytest.approx(0.869, abs=5e-4)
+    assert weights == sorted(weights, reverse=True)
+    assert weights[0] == pytest.approx(0.09, rel=1e-12)
+
+
+def test_the_other_updates_are_averages_that_remember_as_the_reference_says() -> None:
+    found = {running: weights_of(running) for running in ("sequential", "mean", "scaled")}
+    for history, weights in found.values():
+        assert history + sum(weights) == pytest.approx(1.0, rel=1e-12)
+        assert weights == sorted(weights)  # the last ghost weighs most, or all the same
+    assert found["sequential"][0] == pytest.approx(0.9**32, rel=1e-12)  # about 10 ghosts, under one update
+    assert found["mean"][0] == pytest.approx(0.9, rel=1e-12)  # about 10 updates
+    assert found["scaled"][0] == pytest.approx(0.9, rel=1e-2)  # as mean
+
+
+@pytest.mark.parametrize("momentum", [0.3, None])
+@pytest.mark.parametrize(("examples", "chunks"), [(15, 3), (16, 5), (17, 4), (11, 7), (3, 2), (18, 1)])
+def test_chunks_are_plain_batch_norm_run_on_torchs_chunks(
+    examples: int, chunks: int, momentum: float | None, way: str
+) -> None:
+    ghost, plain = pair("2d", {"momentum": momentum})
+    convert_ghost_batch_norm(ghost, GHOST, chunks=chunks)
+    for _ in range(2):
+        x = batch("2d", examples).requires_grad_()
+        y, expected = ghost(x), chunk_by_chunk(plain, x, chunks)
+        assert_close(y, expected, rtol=1e-10, atol=1e-12)
+        assert_close(gradients(y, x, ghost), gradients(expected, x, plain), rtol=1e-10, atol=1e-12)
+    assert_close(ghost.state_dict(), plain.state_dict(), rtol=1e-10, atol=1e-12)
+
+
+def test_the_partial_batch_of_the_paper_is_cut_into_32_chunks() -> None:
+    ghost = convert_ghost_batch_norm(GhostBatchNorm1d(3, 128, dtype=torch.float64), 128, chunks=32)
+    x = batch("1d", 848)
+    y = ghost(x)
+    assert ghost.num_batches_tracked == 32
+    assert_close(y[31 * 27 :].mean(0), torch.zeros(3).double(), rtol=0, atol=1e-12)  # the last ghost has 11
+    ghost(batch("1d", 4096))
+    assert ghost.num_batches_tracked == 64
 
 
 def test_both_ways_agree() -> None:

@@ -16,28 +16,15 @@ from rebatch.measure import WeightDistance
 from rebatch.nn import GhostBatchNorm1d, convert_ghost_batch_norm
 from rebatch.observation import Observation, Observer, every
 from rebatch.recipe import AdamW, Epochs, Recipe, Steps
-from rebatch.training import Checkpointer, Row, train
-from toy import FLOAT64, RECIPE, assert_same_state, state_of, toy_model, toy_splits
+from toy import RECIPE, assert_same_state, state_of, toy_model, toy_splits
+from training.runs import assert_same_rows, run, stopped_and_resumed
 
 # A bias before a norm has no gradient but rounding noise, which Adam divides by itself unless eps is far above it.
 ADAMW = AdamW(lr=0.01, eps=1e-4)
 
 
-def run(recipe: Recipe = RECIPE, model: nn.Module | None = None, **options: Any) -> tuple[list[Row], dict[str, Tensor]]:
-    model = toy_model() if model is None else model
-    options = {"seed": 1, "execution": FLOAT64, "evaluations": 3, **options}
-    rows = list(train(model, toy_splits(), recipe, **options))
-    return rows, state_of(model)
-
-
-def assert_same_rows(found: list[Row], expected: list[Row], rtol: float = 0.0) -> None:
-    assert [row.keys() for row in found] == [row.keys() for row in expected]
-    for a, b in zip(found, expected, strict=True):
-        assert a == pytest.approx(b, rel=rtol, abs=0.0)
-
-
 @pytest.mark.parametrize("micro_batch_size", [4, 8, 12])
-@pytest.mark.parametrize("running", ["sequential", "mean"])
+@pytest.mark.parametrize("running", ["sequential", "mean", "scaled", "printed"])
 @pytest.mark.parametrize(
     "recipe",
     [RECIPE, RECIPE.replace(loss_reduction="sum", last_batch="drop"), RECIPE.replace(optimizer=ADAMW)],
@@ -88,26 +75,14 @@ def test_a_resumed_run_gives_the_same_rows_bit_for_bit(recipe: Recipe, stop_afte
     rows, weights = run(recipe, toy_model(dropout=0.3), **observed)
     assert len(rows) > stop_after
 
-    stopped = train(
-        toy_model(dropout=0.3),
-        toy_splits(),
+    resumed_rows, resumed = stopped_and_resumed(
         recipe,
-        seed=1,
-        execution=FLOAT64,
-        evaluations=3,
-        checkpoint=Checkpointer(tmp_path / "checkpoint.pt", seconds=0.0),
-        observers=[WeightDistance(), every(2, GradientNorm())],
+        tmp_path,
+        after=stop_after,
+        model=lambda: toy_model(dropout=0.3),
+        observers=lambda: [WeightDistance(), every(2, GradientNorm())],
     )
-    first = [next(stopped) for _ in range(stop_after + 1)][
-        :stop_after
-    ]  # the row after a save was lost with the process
-    del stopped
-    torch.manual_seed(12345)  # another process has another state of torch's generator
-    checkpoint = Checkpointer(tmp_path / "checkpoint.pt", seconds=1e9)
-    assert checkpoint.steps() == first[-1]["step"]
-    observed = {"observers": [WeightDistance(), every(2, GradientNorm())]}
-    rest, resumed = run(recipe, toy_model(dropout=0.3), checkpoint=checkpoint, **observed)
-    assert first + rest == rows
+    assert resumed_rows == rows
     assert_same_state(resumed, weights)
 
 
@@ -271,6 +246,20 @@ def test_a_model_that_averages_its_ghosts_goes_on_doing_so_under_a_recipe_with_g
     model = convert_ghost_batch_norm(toy_model(), 4, running="mean")
     run(RECIPE, model)
     assert model[1].running == "mean"
+
+
+@pytest.mark.parametrize("running", ["sequential", "mean", "scaled", "printed"])
+def test_how_a_recipe_says_ghosts_run_is_how_they_run(running: Any) -> None:
+    by_recipe, by_model = toy_model(), convert_ghost_batch_norm(toy_model(), 4, running=running)
+    recipe = RECIPE.replace(ghost_running=running)
+    found = run(recipe, by_recipe)
+    assert by_recipe[1].running == running
+    expected = run(RECIPE.replace(ghost_batch_size=None), by_model)
+    assert found[0] == expected[0]
+    assert_same_state(found[1], expected[1])
+    # A recipe that says it overrules the model; one that does not leaves it.
+    run(RECIPE.replace(ghost_running="sequential"), by_model)
+    assert by_model[1].running == "sequential"
 
 
 def test_the_recipe_turns_batch_norm_into_ghosts_in_place() -> None:

@@ -19,7 +19,7 @@ def transfer(
     batch_size: Annotated[int, typer.Option("--batch-size", help="Examples of one optimizer step, over all ranks.")],
     rules: Annotated[
         list[str] | None,
-        typer.Option("--rules", help="Rules or presets (hoffer, linear); repeat or separate by commas."),
+        typer.Option("--rules", help="Rules or presets (hoffer, linear, bigbatch); repeat or separate by commas."),
     ] = None,
     task: Annotated[str | None, typer.Option("--task", help="Take the number of examples from this task.")] = None,
     examples: Annotated[int | None, typer.Option("--examples", help="Number of training examples.", min=1)] = None,

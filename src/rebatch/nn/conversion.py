@@ -57,7 +57,10 @@ def convert_ghost_batch_norm(
         if type(layer) in GHOST_OF:
             layer.__class__ = GHOST_OF[type(layer)]
         kept = vars(layer).get("running", "sequential")
-        vars(layer).update(ghost_batch_size=ghost_batch_size, running=running or kept, chunks=chunks)
+        vars(layer).update(ghost_batch_size=ghost_batch_size, running=running or kept)
+        vars(layer).pop("chunks", None)
+        if chunks is not None:
+            vars(layer)["chunks"] = chunks
     return model
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from rebatch.distance import weight_distance
-from rebatch.schedule import DistanceDrop, Plateau, Schedule
+from rebatch.schedule import ROUNDING, DistanceDrop, Plateau, Schedule
 
 # Reading the distance costs a pass over the weights, so it is read at every tenth step.
 STEPS_BETWEEN_READINGS = 10
@@ -25,12 +25,12 @@ class Drops:
     def before_step(self, step: int) -> int:
         """The count that holds in step `step`."""
         match self._schedule:
-            case DistanceDrop(distances=distances, latest=latest) if step % STEPS_BETWEEN_READINGS == 0:
-                travelled = weight_distance(self._weights, self._start).item()
-                while self.count < len(distances) and (
-                    travelled >= distances[self.count] or step >= latest[self.count] * self._total
-                ):
-                    self.count += 1
+            case DistanceDrop(distances=distances, latest=latest) if self.count < len(distances):
+                overdue = sum(step / self._total + ROUNDING >= end for end in latest)
+                self.count = max(self.count, overdue)
+                if step % STEPS_BETWEEN_READINGS == 0:
+                    travelled = weight_distance(self._weights, self._start).item()
+                    self.count = max(self.count, sum(travelled >= distance for distance in distances))
             case _:
                 pass
         return self.count
@@ -42,7 +42,7 @@ class Drops:
                 value = -row[metric] if metric == "validation_accuracy" else row[metric]
                 if value < self._best:
                     self._best, self._since = value, int(row["step"])
-                elif row["step"] - self._since >= patience * self._total and self.count < drops:
+                elif (row["step"] - self._since) / self._total + ROUNDING >= patience and self.count < drops:
                     self.count += 1
                     self._since = int(row["step"])
             case _:

@@ -1,5 +1,6 @@
 """A step's gradient: summed over micro-batches and ranks, divided once by the global count."""
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -20,11 +21,11 @@ from rebatch.nn import deferred_running_statistics
 from rebatch.nn.ghost_batch_norm import GhostBatchNorm
 from rebatch.observation import Observer
 from rebatch.recipe import Recipe
-from rebatch.training.noise import StepNoise
+from rebatch.training.noise import StepNoise, chunks
 
 SummedLoss = Callable[..., Tensor]
 """Outputs and targets of a micro-batch to the sum of its examples' losses, a scalar. For recipes that weigh examples
-(`noise.multiplicative`, `defects.ghost_split = "chunks"`) it takes the weights (B,) as a third argument."""
+(`noise.multiplicative`, `defects.ghost_split = "chunks"`) it takes them too, as `weights`, shape (B,)."""
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -91,10 +92,15 @@ def choose_cutting(
             f"try {max(unit, micro_batch_size - micro_batch_size % unit)}"
         )
     cutting = Cutting(ghost, micro_batch_size, world)
-    if splits and recipe.defects.ghost_split == "chunks":
+    if splits and chunks(recipe) is not None:
         raise RequestError(
             'defects.ghost_split = "chunks" cuts ghosts by their number, so a step cannot be cut into micro-batches or '
             'ranks; use "size", or one rank without micro_batch_size'
+        )
+    if splits and recipe.noise.dropconnect > 0:
+        raise RequestError(
+            f"noise.dropconnect zeroes the same weights for the whole step, got {recipe.noise.dropconnect}, so a step "
+            "cannot be cut into micro-batches or ranks; leave it out, or use one rank without micro_batch_size"
         )
     _refuse_single_examples(model, recipe, examples, cutting)
     return cutting
@@ -136,6 +142,12 @@ class StepGradient:
         observers: Sequence[Observer],
         noise: StepNoise,
     ) -> None:
+        if noise.weighs_by is not None and not _takes_weights(loss):
+            name = getattr(loss, "__name__", type(loss).__name__)
+            raise RequestError(
+                f"{noise.weighs_by} weighs examples, and the loss {name} takes no weights; give it an argument "
+                f"`weights` (B,), as rebatch.training.cross_entropy has, or leave {noise.weighs_by} out"
+            )
         self._noise = noise
         self._network, self._loss, self._batches, self._cutting = network, loss, batches, cutting
         self._execution, self._device = execution, cutting.world.device.type
@@ -171,11 +183,18 @@ class StepGradient:
         weights = self._noise.weights(epoch, indices)
         with self._synchronizing(is_last), self._observed(len(indices)):
             with autocast(self._execution, self._device):
-                outputs = self._network(as_executed(inputs, self._execution))
-                loss = self._loss(outputs, targets) if weights is None else self._loss(outputs, targets, weights)
+                loss, plain = self._losses(self._network(as_executed(inputs, self._execution)), targets, weights)
             (loss * scale).backward()  # type: ignore[no-untyped-call]
-            # What is written down is the loss itself, not the weighted one.
-            return loss.detach() if weights is None else self._loss(outputs.detach(), targets)
+        return plain
+
+    def _losses(self, outputs: Tensor, targets: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The loss to go down, and the one to write down, in which all examples weigh the same."""
+        if weights is None:
+            loss = self._loss(outputs, targets)
+            return loss, loss.detach()
+        loss = self._loss(outputs, targets, weights=weights)
+        with torch.no_grad():
+            return loss, self._loss(outputs, targets)
 
     def _idle(self, epoch: int, indices: Tensor) -> Tensor:
         """A rank without examples still takes part in every exchange: examples at weight 0, unseen by statistics."""
@@ -205,6 +224,17 @@ class StepGradient:
         for parameter, total in zip(self._parameters, sums, strict=True):
             if total is not None:
                 parameter.grad = total if parameter.grad is None else total.add_(parameter.grad)
+
+
+def _takes_weights(loss: SummedLoss) -> bool:
+    # By name: a third argument may be anything, such as the classes' weights of torch's own cross-entropy.
+    try:
+        inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).bind(None, None, weights=None)
+    except TypeError:
+        return False
+    except ValueError:  # a built-in function does not tell
+        return True
+    return True
 
 
 def autocast(execution: Execution, device: str) -> AbstractContextManager[object]:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from rebatch import draws
 from rebatch.batching import chunk_sizes
+from rebatch.errors import RequestError
 from rebatch.recipe import Recipe
 
 _KEPT = -1  # in the table of drawn labels: this example keeps its own
@@ -16,14 +17,26 @@ class StepNoise:
 
     Args:
         examples: size of the training set.
-        classes: labels are 0 .. classes - 1.
+        classes: labels are 0 .. classes - 1; 0 where targets are not labels.
+
+    Raises:
+        RequestError: labels are to be replaced and there are none.
     """
 
     def __init__(self, recipe: Recipe, *, seed: int, examples: int, classes: int, device: torch.device) -> None:
+        if recipe.noise.labels > 0 and classes < 1:
+            raise _no_labels("not whole numbers")
         self._recipe, self._seed, self._device = recipe, seed, device
         self._examples, self._classes = examples, classes
         self._epoch: int | None = None
         self._factors = self._labels = torch.empty(0)
+
+    @property
+    def weighs_by(self) -> str | None:
+        """The field of the recipe that makes examples weigh differently, or None where it has none."""
+        if self._recipe.noise.multiplicative > 0:
+            return "noise.multiplicative"
+        return None if chunks(self._recipe) is None else 'defects.ghost_split = "chunks"'
 
     def weights(self, epoch: int, indices: Tensor) -> Tensor | None:
         """Factors on the losses of the examples `indices`, shape (B,), or None where all are 1.
@@ -35,7 +48,7 @@ class StepNoise:
         if self._recipe.noise.multiplicative > 0:
             self._draw(epoch)
             weights = self._factors.index_select(0, indices)
-        if self._recipe.defects.ghost_split == "chunks" and self._recipe.ghost_batch_size is not None:
+        if chunks(self._recipe) is not None:
             shares = _equal_ghosts(self._recipe, len(indices)).to(self._device)
             weights = shares if weights is None else weights * shares
         return weights
@@ -44,9 +57,11 @@ class StepNoise:
         """`targets` (B,) with some replaced by labels drawn evenly from all classes."""
         if self._recipe.noise.labels == 0:
             return targets
+        if targets.dim() != 1:
+            raise _no_labels(f"of shape {list(targets.shape)}")
         self._draw(epoch)
         drawn = self._labels.index_select(0, indices)
-        return torch.where(drawn == _KEPT, targets, drawn)
+        return torch.where(drawn == _KEPT, targets, drawn.to(targets.dtype))
 
     def _draw(self, epoch: int) -> None:
         if epoch == self._epoch:
@@ -64,10 +79,14 @@ class StepNoise:
 
 
 def chunks(recipe: Recipe) -> int | None:
-    """The number of ghosts of every batch where the recipe cuts by number, else None."""
+    """The number of ghosts of every batch where the recipe cuts by number, else None; rounded down, as the authors'."""
     if recipe.defects.ghost_split == "size" or recipe.ghost_batch_size is None:
         return None
-    return max(1, round(recipe.batch_size / recipe.ghost_batch_size))
+    return recipe.batch_size // recipe.ghost_batch_size
+
+
+def _no_labels(found: str) -> RequestError:
+    return RequestError(f"noise.labels needs one label (a whole number) per example, got targets {found}; leave it out")
 
 
 def _equal_ghosts(recipe: Recipe, examples: int) -> Tensor:
