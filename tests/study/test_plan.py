@@ -84,7 +84,7 @@ def test_the_gap_study_compares_what_the_paper_compares() -> None:
     examples = {arm.name: plan.steps(arm) * arm.recipe.batch_size for arm in plan.design.arms}
     assert steps[RA] == steps[SMALL] == 16 * steps[LARGE]
     assert examples[RA] == examples[SAME_EXAMPLES] == 16 * examples[SMALL]
-    assert [claim.id for claim in plan.design.claims] == ["H1", "H2", "H3", "H4", "H5", "H4-control"]
+    assert [claim.id for claim in plan.design.claims] == ["H1", "H2", "H3", "H4", "H5", "H4-control", "H21"]
 
 
 ARM = Arm(name="small", recipe=DIGITS.recipe)

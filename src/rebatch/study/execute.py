@@ -15,6 +15,7 @@ from rebatch.distributed import World
 from rebatch.measure import WeightDistance
 from rebatch.study.finals import finals
 from rebatch.study.plan import RunSpec
+from rebatch.study.probing import probe
 from rebatch.study.store import Result, RunFolder, pack
 from rebatch.tasks import Task
 from rebatch.training import Checkpointer, Row, evaluate, train
@@ -39,6 +40,9 @@ def execute(
     """
     world = world or World()
     started = time.monotonic()
+    about = {**environment, "device": str(world.device), "ranks": world.size, "threads": torch.get_num_threads()}
+    if spec.probe is not None:
+        return _probed(spec, folder, task, data_dir, about)
     model, data = task.model(spec.seed), task.data(spec.seed, data_dir)
     checkpoint = Checkpointer(folder.checkpoint)
     if world.rank == 0:
@@ -62,10 +66,22 @@ def execute(
             folder.append(row)
         on_row(row)
     result = _result(row, model, data, spec, task, world)
-    about = {**environment, "device": str(world.device), "ranks": world.size, "threads": torch.get_num_threads()}
     result = msgspec.structs.replace(result, seconds=time.monotonic() - started, environment=about)
     if world.rank == 0:
         folder.finish(result)
+    return result
+
+
+def _probed(spec: RunSpec, folder: RunFolder, task: Task, data_dir: Path | None, about: Mapping[str, Any]) -> Result:
+    """A probe is short and leaves all it found at once."""
+    started = time.monotonic()
+    rows, metrics = probe(spec, task, data_dir)
+    folder.keep_rows(0)
+    for row in rows:
+        folder.append(row)
+    seconds = time.monotonic() - started
+    result = Result(status="done", steps=0, metrics=_finite(metrics), seconds=seconds, environment=about)
+    folder.finish(result)
     return result
 
 

@@ -3,8 +3,9 @@
 store.json                    the format's number
 plans/NAME.json               what a study planned
 quantities/NAME.json          the numbers that its claims speak about, by name and seed, where it has such
+           NAME.runs.json     which runs the numbers of each seed were made of
 runs/RUN_ID/spec.json         what the run is
-            rows.jsonl        its rows, one line each, appended
+            rows.jsonl        its rows, one line each, appended; not there where the run was imported
             checkpoint.pt     its state while it runs, if that takes over a minute
             error.txt         the traceback of its last failure, until it finishes
             result.json       its result: written last, whole; a run without it has not happened
@@ -66,6 +67,9 @@ def pack(hits: NDArray[np.bool_]) -> str:
 Quantities = dict[str, dict[int, float]]
 """Numbers of a study by name and seed."""
 
+RunsBySeed = dict[int, list[str]]
+"""Ids of runs by seed."""
+
 
 class RunFolder:
     """The files of one run."""
@@ -105,6 +109,11 @@ class RunFolder:
             except msgspec.DecodeError:
                 break
         return [{name: float("nan") if value is None else value for name, value in row.items()} for row in rows]
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the rows are here, none at all included; a run that was imported came without them."""
+        return (self.path / "rows.jsonl").exists()
 
     def keep_rows(self, steps: int) -> None:
         """Forget rows after `steps` steps: where a run resumes from."""
@@ -183,15 +192,26 @@ class Store:
         """All plans, by name."""
         return [_read(path, Plan) for path in sorted((self.root / "plans").glob("*.json"))]
 
-    def save_quantities(self, plan: Plan, quantities: Quantities) -> None:
-        """Keep what a study's own function made of its runs, so that the store is judged without the study's code."""
+    def save_quantities(self, plan: Plan, quantities: Quantities, made_of: RunsBySeed | None = None) -> None:
+        """Keep what a study's own function made of its runs, so that the store is judged without the study's code.
+
+        `made_of` says of which runs each seed's numbers were made; they outlive the rows of those runs.
+        """
+        folder = self.root / "quantities"
         if quantities and quantities != self.quantities(plan):
-            write_whole(self.root / "quantities" / f"{plan.name}.json", msgspec.json.encode(quantities))
+            write_whole(folder / f"{plan.name}.json", msgspec.json.encode(quantities))
+        if made_of and made_of != self.quantities_made_of(plan):
+            write_whole(folder / f"{plan.name}.runs.json", msgspec.json.encode(made_of))
 
     def quantities(self, plan: Plan) -> Quantities:
         """The named numbers of a study by seed; empty where it has none or they have not been computed."""
         path = self.root / "quantities" / f"{plan.name}.json"
         return _read(path, Quantities) if path.exists() else {}
+
+    def quantities_made_of(self, plan: Plan) -> RunsBySeed:
+        """The ids of the runs that each seed's named numbers were made of."""
+        path = self.root / "quantities" / f"{plan.name}.runs.json"
+        return _read(path, RunsBySeed) if path.exists() else {}
 
     def missing(self, plan: Plan, arms: Collection[str] | None = None) -> list[RunSpec]:
         """The runs of a plan, or of some of its arms, that have no result."""

@@ -1,7 +1,41 @@
 """The built-in studies by name, one folder or file per source."""
 
 from rebatch.study.plan import Study
+from rebatch.study.studies.hoffer_2017.diffusion import DIFFUSION
+from rebatch.study.studies.hoffer_2017.distance import DISTANCE
+from rebatch.study.studies.hoffer_2017.epoch import EPOCH
 from rebatch.study.studies.hoffer_2017.gap import GAP
+from rebatch.study.studies.hoffer_2017.ghosts import GHOSTS
+from rebatch.study.studies.hoffer_2017.increments import INCREMENTS
+from rebatch.study.studies.hoffer_2017.landscape import LANDSCAPE
+from rebatch.study.studies.hoffer_2017.learning_rate import LEARNING_RATE
 from rebatch.study.studies.hoffer_2017.momentum_reset import MOMENTUM_RESET
+from rebatch.study.studies.hoffer_2017.noise import NOISE_STUDY
+from rebatch.study.studies.hoffer_2017.optimizers import OPTIMIZERS
+from rebatch.study.studies.hoffer_2017.overfit import OVERFIT
+from rebatch.study.studies.hoffer_2017.random_walk import RANDOM_WALK
+from rebatch.study.studies.hoffer_2017.regime import REGIME
+from rebatch.study.studies.hoffer_2017.schedule import SCHEDULE
+from rebatch.study.studies.hoffer_2017.updates import UPDATES
 
-STUDIES: dict[str, Study] = {study.name: study for study in (GAP, MOMENTUM_RESET)}
+STUDIES: dict[str, Study] = {
+    study.name: study
+    for study in (
+        GAP,
+        UPDATES,
+        LEARNING_RATE,
+        GHOSTS,
+        NOISE_STUDY,
+        INCREMENTS,
+        REGIME,
+        SCHEDULE,
+        OVERFIT,
+        DISTANCE,
+        DIFFUSION,
+        LANDSCAPE,
+        RANDOM_WALK,
+        EPOCH,
+        OPTIMIZERS,
+        MOMENTUM_RESET,
+    )
+}

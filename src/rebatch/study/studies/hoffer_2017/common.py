@@ -1,6 +1,8 @@
 """What the paper's studies share: the two batches of a task, its five arms, a part of a budget."""
 
 from rebatch.recipe import Budget, Epochs, Examples, Recipe, Steps
+from rebatch.study.claims import Claim, Test
+from rebatch.study.plan import Scale
 from rebatch.tasks.task import Task
 from rebatch.transfer import transfer
 
@@ -54,3 +56,31 @@ def shortened(budget: Budget, factor: float) -> Budget:
             return Steps(max(1, round(steps * factor)))
         case Examples(examples=examples):
             return Examples(max(1, round(examples * factor)))
+
+
+def seeds_of(task: Task, scale: Scale, *, quick: int = 3, cpu: int = 5, paper: int = 5) -> int:
+    """How many seeds a scale has time for; digits are trained in a second or two, so they have twenty."""
+    if scale == "quick":
+        return quick
+    if task.name == "digits/mlp":
+        return 20
+    return cpu if scale == "cpu" else paper
+
+
+def claim(
+    id_: str,
+    statement: str,
+    test: Test,
+    *,
+    why: str,
+    expected: float | None = None,
+    source: str = "",
+) -> Claim:
+    """A claim of the paper, by its number in our list of them."""
+    source = source or f"Hoffer et al. 2017, {id_}"
+    return Claim(id=id_, statement=statement, source=source, test=test, expected=expected, why=why)
+
+
+def kappa(task: Task) -> int:
+    """Large batch over small batch."""
+    return large_batch(task) // task.recipe.batch_size

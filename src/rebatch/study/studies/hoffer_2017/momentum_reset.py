@@ -58,7 +58,7 @@ def effective_steps(momentum: float, steps: int) -> float:
     A gradient j steps before the buffer is thrown away moves them by 1 + m + ... + m^j = (1 - m^(j + 1)) / (1 - m).
 
     >>> round(effective_steps(0.9, 13), 2), round(effective_steps(0.9, 10_000), 2)
-    (4.83, 9.99)
+    (4.84, 9.99)
     """
     return sum((1 - momentum ** (j + 1)) / (1 - momentum) for j in range(steps)) / steps
 
