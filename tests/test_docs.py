@@ -60,6 +60,12 @@ def test_the_recipe_of_the_readme_is_the_papers_regime_for_f1() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_recipes_of_a_page_are_recipes(page: Path) -> None:
+    for text in blocks(page, "toml"):
+        rebatch.loads_recipe(text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target

@@ -117,7 +117,7 @@ def test_the_accuracy_figure_shows_mean_ends_and_every_seed(make_store: MakeStor
     arms = [arm_accuracy(arm) for arm in read_arms(plan, store)]
     figure = accuracy_figure(arms, arm_styles(arm.name for arm in arms))
     for row, arm in enumerate(read_arms(plan, store)):
-        values = [run.result.accuracy for run in arm.runs]
+        values = [run.accuracy for run in arm.runs]
         mean, low, high = slow_interval(values)
         drawn, seeds = figure["data"][2 * row : 2 * row + 2]
         assert drawn["x"] == pytest.approx([mean], rel=1e-10)

@@ -15,16 +15,20 @@ from rebatch.study.claims import (
     AllOf,
     ArmOutcome,
     Claim,
+    Comparison,
     Equivalent,
     Greater,
     Judgement,
+    Quantity,
     Test,
     Verdict,
     arms_of,
     comparisons,
     gap_share,
     judge,
+    quantities_of,
     region,
+    unit,
 )
 
 INFINITE = (-math.inf, math.inf)
@@ -228,8 +232,9 @@ def test_verdicts_by_p_values_equal_verdicts_by_intervals(shared_test_set: bool)
             part: 100.0 * (hits["abc".index(part.first)].astype(float) - hits["abc".index(part.second)])
             for test in MIXED_TESTS
             for part in comparisons(test)
+            if not isinstance(part, Quantity)
         }
-        contrasts = {
+        contrasts: dict[Comparison, Contrast] = {
             part: crossed_contrast(table) if shared_test_set else paired_contrast(np.round(table.mean(1), 9))
             for part, table in differences.items()
         }
@@ -305,6 +310,105 @@ def test_there_is_no_share_of_a_gap_that_is_not_resolved() -> None:
     assert gap_share("same", "worse", "small", ARMS) is None  # a resolved gap, but below zero
     assert gap_share("same", "small", "absent", ARMS) is None
     assert gap_share("same", "small", "one", ARMS | {"one": arm(90.0)}) is None
+
+
+# Quantities
+
+
+MEASURED = {
+    "slope": dict(enumerate([1.1, 1.3, 1.2, 1.4, 1.2])),
+    "alike": dict(enumerate([2.0] * 6)),
+    "few": {0: 1.0},
+    "wild": dict(enumerate([5.0, -9.0, 14.0, 0.0, 3.0])),
+}
+
+# One row: test, verdict, level of the intervals
+QUANTITY_CASES: list[tuple[Test, Verdict, float]] = [
+    (Quantity("slope", low=1.0), "confirmed", 0.95),
+    (Quantity("slope", high=1.0), "refuted", 0.95),
+    (Quantity("slope", low=1.0, high=1.5), "confirmed", 0.95),
+    (Quantity("slope", low=1.2, high=1.3), "undecided", 0.95),
+    (Quantity("slope", low=1.5, high=9.0), "refuted", 0.95),
+    (Quantity("wild", low=0.0), "undecided", 0.95),
+    (Quantity("alike", low=1.9), "confirmed", 0.95),
+    (Quantity("alike", high=1.9), "refuted", 0.95),
+    (Quantity("few", low=0.0), "undecided", 0.95),
+    (Quantity("absent", low=0.0), "undecided", 0.95),
+    (AllOf((Quantity("slope", low=1.0), Greater("small", "worse"))), "confirmed", 0.95),
+    (AllOf((Greater("small", "worse"), Quantity("slope", high=1.0))), "refuted", 0.975),
+    (AllOf((Greater("small", "worse"), Quantity("wild", low=0.0))), "undecided", 0.975),
+]
+
+
+@pytest.mark.parametrize(("test", "verdict", "level"), QUANTITY_CASES)
+def test_a_quantity_is_judged_by_the_mean_over_its_seeds(test: Test, verdict: Verdict, level: float) -> None:
+    (judgement,) = judge([claim(test)], ARMS, MEASURED)
+    assert judgement.verdict == verdict
+    assert judgement.level == pytest.approx(level)
+    assert (judgement.smallest_detectable is not None) == (verdict == "undecided")
+
+
+def test_the_interval_of_a_quantity_is_the_t_interval_of_scipy() -> None:
+    (judgement,) = judge([claim(Quantity("slope", low=0.0))], {}, MEASURED)
+    slow = stats.ttest_1samp(list(MEASURED["slope"].values()), 0.0).confidence_interval(0.95)
+    assert (judgement.effect.low, judgement.effect.high) == pytest.approx((slow.low, slow.high), rel=1e-9)
+    assert judgement.effect.estimate == pytest.approx(1.24)
+    assert judgement.seeds == (0, 1, 2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("slope", "5 seeds"),
+        ("few", "a single seed, 2 are the least"),
+        ("absent", "no value of absent"),
+        ("alike", "6 seeds, all equal: the sign test on 6 seeds decides"),
+    ],
+)
+def test_what_a_quantity_stands_on_is_said(name: str, note: str) -> None:
+    assert judge([claim(Quantity(name, low=0.0))], {}, MEASURED)[0].note == note
+
+
+def test_quantities_and_accuracies_are_adjusted_together_by_holm() -> None:
+    tests: list[Test] = [Quantity("wild", low=0.0), Greater("small", "worse"), Quantity("slope", low=1.0)]
+    judgements = judge([claim(test, str(i)) for i, test in enumerate(tests)], ARMS, MEASURED)
+    assert [each.verdict for each in judgements] == ["undecided", "confirmed", "confirmed"]
+    p = stats.ttest_1samp(list(MEASURED["slope"].values()), 1.0).pvalue
+    assert 0.001 < p < 0.025  # the second clearest: judged at half of 5 %
+    assert [each.level for each in judgements] == pytest.approx([0.95, 1 - 0.05 / 3, 0.975])
+
+
+def test_the_smallest_effect_is_told_in_the_headline_s_unit() -> None:
+    points, aic = Greater("wild", "small"), Quantity("wild", low=0.0, unit="AIC")
+    both = [judge([claim(AllOf(parts))], ARMS, MEASURED)[0] for parts in ((points, aic), (aic, points))]
+    alone = [judge([claim(AllOf((part, part)))], ARMS, MEASURED)[0] for part in (points, aic)]
+    assert [each.smallest_detectable for each in both] == [each.smallest_detectable for each in alone]
+    assert both[0].smallest_detectable != both[1].smallest_detectable
+    two = AllOf((Greater("same", "small"), Greater("wild", "small")))  # one unit: the weakest part
+    assert judge([claim(two)], ARMS, MEASURED)[0].smallest_detectable == alone[0].smallest_detectable
+
+
+def test_a_test_knows_its_arms_its_quantities_and_their_units() -> None:
+    test = AllOf((Quantity("slope", low=0.0, unit="per ln t"), Greater("a", "b"), Quantity("rank", high=0.0)))
+    assert arms_of(test) == ["a", "b"]
+    assert quantities_of(test) == ["slope", "rank"]
+    assert [unit(part) for part in comparisons(test)] == ["per ln t", "points", ""]
+    assert [region(part) for part in comparisons(test)] == [(0.0, math.inf), (0.0, math.inf), (-math.inf, 0.0)]
+
+
+@pytest.mark.parametrize("bounds", [(None, None), (1.0, 1.0), (2.0, 1.0), (math.nan, 1.0), (-math.inf, None)])
+def test_a_quantity_without_room_between_its_bounds_is_refused(bounds: tuple[float | None, float | None]) -> None:
+    with pytest.raises(RequestError, match="'slope' needs a finite low or high, low below high, got"):
+        Quantity("slope", low=bounds[0], high=bounds[1])
+
+
+@pytest.mark.parametrize("test", [test for test, *_ in QUANTITY_CASES])
+def test_claims_about_quantities_survive_json(test: Test) -> None:
+    written = claim(test)
+    assert msgspec.json.decode(msgspec.json.encode(written), type=Claim) == written
+    (judgement,) = judge([written], ARMS, MEASURED)
+    finite = all(math.isfinite(part.effect.low) for part in judgement.parts)
+    assert not finite or msgspec.json.decode(msgspec.json.encode(judgement), type=Judgement) == judgement
 
 
 # Claims are data

@@ -6,10 +6,12 @@ import pytest
 
 from rebatch.price import cost
 from rebatch.recipe import Sgd
-from rebatch.study.claims import AllOf, Equivalent, Greater
+from rebatch.schedule import Plateau
+from rebatch.study.claims import AllOf, ArmOutcome, Equivalent, Greater, Quantity, judge
 from rebatch.study.plan import SCALES
-from rebatch.study.studies.hoffer_2017.gap import gap_design
+from rebatch.study.studies.hoffer_2017.gap import gap_design, quantities
 from rebatch.tasks import TASKS
+from study.made_up import reached
 
 DIGITS = TASKS["digits/mlp"]
 
@@ -21,9 +23,11 @@ ARMS = {
     "large_batch+lr+gbn": (512, 4.0, 32, 40, 20_480),
     "large_batch+lr+gbn+ra": (512, 4.0, 32, 640, 327_680),
     "small_batch+same_examples": (32, 1.0, None, 10_240, 327_680),
+    "small_batch, until the loss stops improving": (32, 1.0, None, 2_560, 81_920),
+    "large_batch, until the loss stops improving": (512, 1.0, None, 160, 81_920),
 }
 
-SB, LB, LR, GBN, RA, CONTROL = ARMS
+SB, LB, LR, GBN, RA, CONTROL, SB_PLATEAU, LB_PLATEAU = ARMS
 TESTS = {
     "H1": Greater(SB, LB, 0.3),
     "H2": AllOf((Greater(LR, LB, 0.3), Greater(SB, LR, 0.3))),
@@ -31,27 +35,69 @@ TESTS = {
     "H4": Greater(RA, SB, -0.3),
     "H5": AllOf((Greater(LR, LB, 0.0), Greater(GBN, LR, -0.3), Greater(RA, GBN, 0.0))),
     "H4-control": Equivalent(RA, CONTROL, 0.3),
+    # (SB - GBN) - (SB - LB)/5 < 0, that is, at least 80 % is closed; of a gap that must be there.
+    "H21": AllOf((Quantity("gap_left", high=0.0, unit="points over a fifth of the gap"), Greater(SB, LB, 0.0))),
+    "H24": Greater(SB_PLATEAU, LB_PLATEAU, 0.3),
 }
 
 
 def test_the_arms_differ_in_what_the_paper_changed_and_in_nothing_else() -> None:
     found = {}
-    for arm in gap_design(DIGITS, "quick").arms:
+    for arm in gap_design(DIGITS, "cpu").arms:
         spent, recipe = cost(arm.recipe, DIGITS.train), arm.recipe
         ratio = recipe.optimizer.lr / DIGITS.recipe.optimizer.lr
         found[arm.name] = (recipe.batch_size, ratio, recipe.ghost_batch_size, spent.steps, spent.examples)
         assert isinstance(recipe.optimizer, Sgd)
         assert (recipe.optimizer.momentum, recipe.optimizer.weight_decay) == (0.9, 1e-4)
-        assert recipe.schedule == DIGITS.recipe.schedule
+        if arm.name not in (SB_PLATEAU, LB_PLATEAU):
+            assert recipe.schedule == DIGITS.recipe.schedule
     assert found == ARMS
+    quick = {arm.name: arm.recipe for arm in gap_design(DIGITS, "quick").arms}
+    assert list(quick) == [SB, LB, LR, GBN, RA, CONTROL]
+    assert all(arm.recipe == quick[arm.name] for arm in gap_design(DIGITS, "cpu").arms if arm.name in quick)
+
+
+def test_where_training_goes_on_until_the_loss_stops_improving_that_is_what_drops_the_rate() -> None:
+    arms = {arm.name: arm.recipe for arm in gap_design(DIGITS, "cpu").arms}
+    for plateau, base in ((SB_PLATEAU, SB), (LB_PLATEAU, LB)):
+        assert arms[plateau].schedule == Plateau(patience=0.1, drops=3, metric="train_loss")
+        other = arms[plateau].replace(schedule=DIGITS.recipe.schedule, budget=DIGITS.recipe.budget)
+        assert other == arms[base].as_tuned()
+
+
+@pytest.mark.parametrize(
+    ("large", "ghosts", "verdict"),
+    [
+        (90.0, 96.9, "confirmed"),  # 99 % of the gap is closed
+        (90.0, 94.0, "refuted"),  # 57 %
+        (97.4, 97.9, "refuted"),  # there is no gap, and closing it means nothing
+    ],
+)
+def test_how_much_of_the_gap_is_closed_is_asked_only_where_there_is_one(
+    large: float, ghosts: float, verdict: str
+) -> None:
+    arms = {SB: 97.0, LB: large, GBN: ghosts}
+    wobble = [0.0, 0.01, -0.02, 0.015, -0.005]
+    outcomes = {
+        name: ArmOutcome(accuracy={seed: value + (place + 1) * wobble[seed] for seed in range(5)})
+        for place, (name, value) in enumerate(arms.items())
+    }
+    left = {
+        seed: quantities(reached({name: outcome.accuracy[seed] for name, outcome in outcomes.items()}))["gap_left"]
+        for seed in range(5)
+    }
+    claim = next(claim for claim in gap_design(DIGITS, "quick").claims if claim.id == "H21")
+    assert judge([claim], outcomes, {"gap_left": left})[0].verdict == verdict
 
 
 def test_the_claims_and_their_margins_are_these() -> None:
-    design = gap_design(DIGITS, "quick")
+    design = gap_design(DIGITS, "cpu")
     assert {claim.id: claim.test for claim in design.claims} == TESTS
+    quick = gap_design(DIGITS, "quick")
+    assert [claim.id for claim in quick.claims] == [name for name in TESTS if name != "H24"]
     assert all(claim.expected is None for claim in design.claims)  # nothing is published for digits
     assert design.gap == (SB, LB)
-    assert (design.seeds, gap_design(DIGITS, "cpu").seeds) == (5, 20)
+    assert (quick.seeds, design.seeds) == (5, 20)
 
 
 @pytest.mark.parametrize("scale", ["quick", "cpu", "paper"])

@@ -8,11 +8,11 @@ from rebatch.execution import Execution
 from rebatch.recipe import Epochs, Recipe, Sgd
 from rebatch.recipe_file import dumps_recipe
 from rebatch.schedule import Constant
-from rebatch.study.claims import Claim, Greater
+from rebatch.study.claims import Claim, Greater, Quantity
 from rebatch.study.plan import Arm, Design, RunSpec, Study, make_plan
 from rebatch.study.studies import STUDIES
 from rebatch.study.studies.hoffer_2017.common import LARGE, RA, SMALL
-from rebatch.study.studies.hoffer_2017.gap import GAP, SAME_EXAMPLES
+from rebatch.study.studies.hoffer_2017.gap import GAP, PLATEAUS, SAME_EXAMPLES
 from rebatch.tasks import TASKS
 from rebatch.transfer import transfer
 
@@ -71,7 +71,7 @@ def test_every_study_can_be_planned_for_every_task_at_every_scale(study: str, ta
 
 
 def test_the_gap_study_compares_what_the_paper_compares() -> None:
-    plan = make_plan(GAP, DIGITS, "quick", execution=Execution())
+    plan = make_plan(GAP, DIGITS, "cpu", execution=Execution())
     assert [arm.name for arm in plan.design.arms] == [
         "small_batch",
         "large_batch",
@@ -79,12 +79,16 @@ def test_the_gap_study_compares_what_the_paper_compares() -> None:
         "large_batch+lr+gbn",
         "large_batch+lr+gbn+ra",
         "small_batch+same_examples",
+        *PLATEAUS.values(),
     ]
     steps = {arm.name: plan.steps(arm) for arm in plan.design.arms}
     examples = {arm.name: plan.steps(arm) * arm.recipe.batch_size for arm in plan.design.arms}
     assert steps[RA] == steps[SMALL] == 16 * steps[LARGE]
     assert examples[RA] == examples[SAME_EXAMPLES] == 16 * examples[SMALL]
-    assert [claim.id for claim in plan.design.claims] == ["H1", "H2", "H3", "H4", "H5", "H4-control", "H21"]
+    assert [claim.id for claim in plan.design.claims] == [
+        *("H1", "H2", "H3", "H4", "H5", "H4-control"),
+        *("H21", "H24"),
+    ]
 
 
 ARM = Arm(name="small", recipe=DIGITS.recipe)
@@ -113,6 +117,10 @@ def plan_of(design: Any) -> None:
         ({"claims": (CLAIM, CLAIM)}, "has two claims named 'c'"),
         ({"gap": ("small", "larg")}, "gap of study 'mine' names an unknown arm 'larg'; did you mean 'large'?"),
         ({"arms": (ARM,)}, "claim 'c' of study 'mine' names an unknown arm 'large'"),
+        (
+            {"claims": (msgspec.structs.replace(CLAIM, test=Quantity("slope", low=0.0)),)},
+            "claim 'c' of study 'mine' speaks about 'slope'; the study has no quantities",
+        ),
         ({"seeds": "2"}, r"is not valid: Expected `int`, got `str` - at `\$.seeds` \(.*test_plan.py:\d+\)"),
         ({"arms": (DIGITS.recipe,)}, "is not valid: .*arms"),
     ],

@@ -1,4 +1,4 @@
-"""`rebatch study`: list, run, show."""
+"""`rebatch study`: run and show; list, export and import are in files of their own."""
 
 import shlex
 import sys
@@ -9,32 +9,21 @@ import typer
 
 from rebatch.cli.execution import ChannelsLast, Compile, PrecisionName, choose_execution
 from rebatch.cli.options import DataDir, Json
+from rebatch.cli.study_files import export, import_runs
+from rebatch.cli.study_list import list_studies
 
 if TYPE_CHECKING:
     from rebatch.report.summary import StudySummary
     from rebatch.study.engine import Outcome
-    from rebatch.study.plan import Plan
+    from rebatch.study.plan import Plan, Study
     from rebatch.study.store import Store
 
 app = typer.Typer(help="Studies: questions with arms, seeds and verdicts.", no_args_is_help=True, rich_markup_mode=None)
 
 
-@app.command("list")
-def list_studies(json: Json = False) -> None:
-    """The built-in studies and tasks."""
-    import msgspec
-
-    from rebatch.cli.output import say, write_json
-    from rebatch.study.studies import STUDIES
-    from rebatch.tasks import TASKS
-
-    if json:
-        rows = [{"name": study.name, "title": study.title, "source": study.source} for study in STUDIES.values()]
-        write_json(msgspec.json.encode({"studies": rows, "tasks": list(TASKS)}))
-        return
-    for study in STUDIES.values():
-        say(f"{study.name:<16} {study.title} ({study.source})")
-    say(f"\ntasks: {', '.join(TASKS)}")
+app.command("list")(list_studies)
+app.command("export")(export)
+app.command("import")(import_runs)
 
 
 @app.command()
@@ -60,7 +49,6 @@ def run(
     from rebatch.report.summary import summarize
     from rebatch.study.find import find_study
     from rebatch.study.plan import SCALES, make_plan, plan_name
-    from rebatch.study.quantify import quantify
     from rebatch.study.store import Store
     from rebatch.tasks import find_task
     from rebatch.tasks.find import file_digest
@@ -94,7 +82,7 @@ def run(
         _note_hidden(earlier, plan, runs)
     outcome = _run(plan, runs, task, jobs, threads, data_dir, _known_arms(arm, plan))
     plan = outcome.plan
-    runs.save_quantities(plan, quantify(study, plan, runs))
+    _keep_quantities(study, plan, runs)
     summary = summarize(plan, runs, failed=len(outcome.failed), reused=outcome.reused)
     _show(summary, json=json)
     if problems := [*_write_page(runs, json=json), *_failures(outcome)]:
@@ -169,6 +157,18 @@ def _note_hidden(earlier: "Plan", plan: "Plan", store: "Store") -> None:
     specs = [spec for spec in earlier.specs() if spec.run_id not in shown] if now < before else []
     if hidden := [spec for spec in specs if store.run(spec).result() is not None]:
         note(f"seeds: {now} instead of {before}; {len(hidden)} finished runs are kept but not shown (--seeds {before})")
+
+
+def _keep_quantities(study: "Study", plan: "Plan", store: "Store") -> None:
+    """Make the study's numbers anew and keep them; say so where that needs rows that an import did not bring."""
+    from rebatch.cli.output import note
+    from rebatch.study.quantify import quantify
+
+    found = quantify(study, plan, store)
+    store.save_quantities(plan, found.numbers, found.made_of)
+    if found.stale:
+        seeds = ", ".join(map(str, found.stale))
+        note(f"quantities of seeds {seeds} were made of fewer runs than are there; imported runs have no rows")
 
 
 def _known_arms(arms: list[str] | None, plan: "Plan") -> list[str] | None:

@@ -45,7 +45,9 @@ def top_eigenvalue(
         products += 1
         parts = torch.split(torch.from_numpy(vector.reshape(-1)), [weight.numel() for weight in weights])
         moved = [part.view(weight.shape).to(weight) for part, weight in zip(parts, weights, strict=True)]
-        found = torch.autograd.grad(gradients, list(weights), moved, retain_graph=True)
+        # The loss may be linear in some weights: their gradient is a constant, with nothing to differentiate.
+        outputs, along = zip(*((g, v) for g, v in zip(gradients, moved, strict=True) if g.requires_grad), strict=True)
+        found = torch.autograd.grad(outputs, list(weights), along, retain_graph=True, materialize_grads=True)
         flat: NDArray[np.float64] = torch.cat([each.reshape(-1) for each in found]).double().cpu().numpy()
         return flat
 

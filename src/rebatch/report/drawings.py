@@ -26,6 +26,7 @@ from rebatch.report.series import (
 )
 from rebatch.report.summary import ClaimSummary, StudySummary
 from rebatch.report.terminal import signed
+from rebatch.study.claims import Quantity
 from rebatch.study.plan import Plan
 
 _CURVE_HEIGHT = 480
@@ -73,6 +74,8 @@ def draw(plan: Plan, summary: StudySummary, arms: Sequence[ArmRecord]) -> dict[s
     """The figures by name; one that has nothing to show says why."""
     styles = arm_styles(arm.name for arm in arms)
     finished = any(arm.runs for arm in arms)
+    trained = any(not arm.probe for arm in summary.arms)
+    compared = [claim for claim in summary.claims if any(not isinstance(part.test, Quantity) for part in claim.parts)]
     curves = [
         error_curve(arm, examples=plan.examples, evaluations=plan.design.evaluations, chance=plan.chance)
         for arm in arms
@@ -80,8 +83,8 @@ def draw(plan: Plan, summary: StudySummary, arms: Sequence[ArmRecord]) -> dict[s
     distances = [distance_curve(arm, examples=plan.examples) for arm in arms]
     no_error, no_distance = (_NO_ERROR, _NO_DISTANCE) if finished else (_NO_RUN, _NO_RUN)
     return {
-        "accuracy": _accuracy(plan.name, [arm_accuracy(arm) for arm in arms], styles),
-        "effects": _effects(plan.name, summary.claims) if summary.claims else Html(""),
+        "accuracy": _accuracy(plan.name, [arm_accuracy(arm) for arm in arms], styles) if trained else Html(""),
+        "effects": _effects(plan.name, compared) if compared else Html(""),
         "error-steps": _drawing(
             f"{plan.name}-error-steps",
             "Validation error against steps",

@@ -4,7 +4,7 @@ It is a function of the store alone, so writing it twice gives the same bytes; a
 """
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -74,17 +74,18 @@ def _study(plan: Plan, summary: StudySummary, store: Store, remake: str) -> Html
     return element(
         "section",
         element("h2", plan.title),
-        sections.facts(plan, summary, arms),
-        sections.missing(plan, arms),
+        sections.facts(plan, summary),
+        sections.missing(plan, summary, arms),
         sections.headline(summary),
         element("h3", "Arms"),
         sections.arms_table(summary),
+        sections.candidates_table(summary),
         figures["accuracy"],
         element("h3", "Claims and verdicts"),
         sections.claims_table(summary),
         figures["effects"],
-        element("h3", "The course of training"),
-        *(figures[name] for name in ("error-steps", "error-examples", "distance")),
+        sections.quantities_table(summary),
+        *_course(summary, figures),
         element("h3", "How it was made"),
         sections.commands(plan, remake),
         sections.seeds(plan, arms),
@@ -93,6 +94,14 @@ def _study(plan: Plan, summary: StudySummary, store: Store, remake: str) -> Html
         id=plan.name,
         aria_label=plan.title,
     )
+
+
+def _course(summary: StudySummary, figures: Mapping[str, Html]) -> list[Html]:
+    """Curves over steps; a study of probes alone trains nothing."""
+    if all(arm.probe for arm in summary.arms):
+        return []
+    title = element("h3", "The course of training")
+    return [title, *(figures[name] for name in ("error-steps", "error-examples", "distance"))]
 
 
 def _nothing(store: Store) -> Html:

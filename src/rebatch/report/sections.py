@@ -10,18 +10,18 @@ from rebatch.report.figures import arm_styles
 from rebatch.report.markup import Html, definitions, element, joined, table
 from rebatch.report.series import ArmRecord, comparison
 from rebatch.report.summary import ArmSummary, ClaimSummary, StudySummary
-from rebatch.report.terminal import effect, percent, plain_interval, share, signed
+from rebatch.report.terminal import MANY, effect, percent, plain_interval, share, signed
 from rebatch.report.transfer_table import show
+from rebatch.statistics import Interval
 from rebatch.study.claims import PartEffect, Quantity, Verdict
 from rebatch.study.plan import Plan
 
 VERDICT_MARKS: dict[Verdict, str] = {"confirmed": "●", "refuted": "✕", "undecided": "◇"}
 
 
-def facts(plan: Plan, summary: StudySummary, arms: Sequence[ArmRecord]) -> Html:
+def facts(plan: Plan, summary: StudySummary) -> Html:
     """What was studied, on what, how much of it, and what it took."""
     runs = summary.runs
-    seconds = sum(run.result.seconds for arm in arms for run in arm.runs)
     return definitions(
         [
             ("study", plan.study),
@@ -32,7 +32,7 @@ def facts(plan: Plan, summary: StudySummary, arms: Sequence[ArmRecord]) -> Html:
             ("training examples", show(plan.examples)),
             ("accuracy of a guess", f"{plan.chance:.4g} %"),
             ("runs", f"{runs.done} done, {runs.diverged} diverged, of {summary.planned}"),
-            ("compute time, all runs added", duration(seconds)),
+            ("compute time, all runs added", duration(summary.seconds)),
         ]
     )
 
@@ -49,14 +49,17 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def missing(plan: Plan, arms: Sequence[ArmRecord]) -> Html | None:
+def missing(plan: Plan, summary: StudySummary, arms: Sequence[ArmRecord]) -> Html | None:
     """Which planned runs have no result, or `None` where the study is complete."""
     planned = {arm.name: plan.seeds(arm) for arm in plan.design.arms}
+    tried = {each.name: each.n for each in summary.candidates}
     lacking = {arm.name: sorted(set(planned[arm.name]) - {run.seed for run in arm.runs}) for arm in arms}
     lines = [f"{name}: {_seeds(seeds)}" for name, seeds in lacking.items() if seeds]
+    lines += [f"{name}: {len(planned[name]) - n} seeds" for name, n in tried.items() if n < len(planned[name])]
+    lines += [f"{arm.name}: waits for its candidates" for arm in plan.waiting]
     if not lines:
         return None
-    absent = sum(map(len, lacking.values()))
+    absent = sum(map(len, lacking.values())) + sum(len(planned[name]) - n for name, n in tried.items())
     text = (
         f"This study is incomplete: {absent} of {sum(map(len, planned.values()))} runs have no result (not run yet, "
         "still running, or failed). Means, intervals and verdicts speak about the finished runs. Missing:"
@@ -75,9 +78,50 @@ def headline(summary: StudySummary) -> Html:
 def arms_table(summary: StudySummary) -> Html:
     """A row per arm: what it costs and what it reaches."""
     styles = arm_styles(arm.name for arm in summary.arms)
-    numbers = ["batch size", "steps", "examples", "epochs", "n", "accuracy, % [95 %]", "gap closed [95 %]"]
-    rows = [[_swatch(styles[arm.name].color, arm.name), *_arm_cells(arm)] for arm in summary.arms]
-    return table("Arms", ["arm", *numbers, "note"], rows, numbers=numbers)
+    cells = {arm.name: _arm_cells(arm) for arm in summary.arms}
+    trained = any(not arm.probe for arm in summary.arms)  # probes alone have neither a cost in steps nor accuracies
+    numbers = [name for name in cells[summary.arms[0].name] if trained or name in {"batch size", "n"}]
+    noted = any(_note(arm) for arm in summary.arms)
+    rows = [
+        [
+            _swatch(styles[arm.name].color, arm.name),
+            *(cells[arm.name][name] for name in numbers),
+            *([element("span", _note(arm), class_="long")] if noted else []),
+        ]
+        for arm in summary.arms
+    ]
+    return table("Arms", ["arm", *numbers, *(["note"] if noted else [])], rows, numbers=numbers)
+
+
+def candidates_table(summary: StudySummary) -> Html | None:
+    """The arms that served to choose others, folded away; the chosen ones first."""
+    if not summary.candidates:
+        return None
+    numbers = ["n", "validation accuracy, %"]
+    rows = [
+        [each.name, str(each.n), _score(each.validation_accuracy), "chosen" if each.chosen else ""]
+        for each in sorted(summary.candidates, key=lambda each: not each.chosen)
+    ]
+    chosen = sum(each.chosen for each in summary.candidates)
+    title = f"{len(rows)} candidates, {chosen} chosen by mean validation accuracy"
+    return element(
+        "details", element("summary", title), table("Candidates", ["candidate", *numbers, ""], rows, numbers=numbers)
+    )
+
+
+def quantities_table(summary: StudySummary) -> Html | None:
+    """The numbers that claims speak about, and those that the study measures beside them; many are folded away."""
+    if not summary.quantities:
+        return None
+    numbers = ["n", "mean over seeds [95 %]"]
+    rows = [
+        [each.name, str(len(each.values)), _nowrap(plain_interval(Interval(each.mean, each.low, each.high))), each.unit]
+        for each in summary.quantities
+    ]
+    found = table("Quantities", ["quantity", *numbers, "unit"], rows, numbers=numbers)
+    if len(rows) <= MANY:
+        return joined(element("h4", "Quantities"), found)
+    return element("details", element("summary", f"{len(rows)} quantities"), found)
 
 
 def claims_table(summary: StudySummary) -> Html:
@@ -141,17 +185,20 @@ def recipes(plan: Plan) -> Html:
     return joined(element("h4", "Recipes"), *items)
 
 
-def _arm_cells(arm: ArmSummary) -> list[str]:
-    return [
-        show(arm.batch_size),
-        show(arm.steps),
-        show(arm.examples),
-        f"{arm.epochs:.4g}",
-        str(arm.n),
-        _nowrap(percent(arm.accuracy)),
-        _nowrap(share(arm.gap_share)),
-        element("span", _note(arm), class_="long"),
-    ]
+def _arm_cells(arm: ArmSummary) -> dict[str, str]:
+    return {
+        "batch size": show(arm.batch_size),
+        "steps": "-" if arm.probe else show(arm.steps),
+        "examples": "-" if arm.probe else show(arm.examples),
+        "epochs": "-" if arm.probe else f"{arm.epochs:.4g}",
+        "n": str(arm.n),
+        "accuracy, % [95 %]": _nowrap(percent(arm.accuracy)),
+        "gap closed [95 %]": _nowrap(share(arm.gap_share)),
+    }
+
+
+def _score(accuracy: float | None) -> str:
+    return "-" if accuracy is None else f"{accuracy:.2f}"
 
 
 def _note(arm: ArmSummary) -> str:
@@ -207,10 +254,11 @@ def _reasons(claims: Sequence[ClaimSummary]) -> Html:
 def _published(claim: ClaimSummary) -> str:
     if claim.expected is None:
         return "-"
+    number = f"{claim.expected:+g}" if claim.unit == "points" else f"{claim.expected:.4g}"
     if not math.isfinite(claim.effect.low):
-        return f"{claim.expected:+g}"
+        return number
     inside = claim.effect.low <= claim.expected <= claim.effect.high
-    return joined(f"{claim.expected:+g}", element("small", f"{'inside' if inside else 'outside'} the interval"))
+    return joined(number, element("small", f"{'inside' if inside else 'outside'} the interval"))
 
 
 def _verdict(claim: ClaimSummary) -> Html:

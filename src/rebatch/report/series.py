@@ -121,8 +121,24 @@ def error_curve(arm: ArmRecord, *, examples: int, evaluations: int, chance: floa
 
 def distance_curve(arm: ArmRecord, *, examples: int) -> Curve:
     """Weight distance at every row; runs that diverged are left out as a whole: they have none to the end."""
-    runs = [_column(run.rows, "weight_distance") for run in arm.runs if not run.diverged]
+    return column_curve(arm, "weight_distance", examples=examples)
+
+
+def column_curve(arm: ArmRecord, name: str, *, examples: int) -> Curve:
+    """A column of the rows at every step that has it; runs that diverged are left out as a whole."""
+    runs = [_column(run.rows, name) for run in arm.runs if not run.diverged]
     return _curve(arm, runs, examples)
+
+
+def geometric_interval(values: Sequence[float]) -> Interval:
+    """The geometric mean of positive numbers with its 95 % interval, which is positive too.
+
+    >>> geometric_interval([1.0, 4.0]).estimate
+    2.0
+    """
+    logs = mean_interval([math.log(value) for value in values])
+    bounds = (math.exp(end) if math.isfinite(end) else end for end in (logs.low, logs.high))
+    return Interval(math.exp(logs.estimate), *bounds)
 
 
 def effect_rows(claims: Sequence[ClaimSummary]) -> list[EffectRow]:
@@ -158,15 +174,15 @@ def comparison(test: Comparison, named: Callable[[str], str] = str) -> str:
         case Equivalent(first=first, second=second, margin=margin):
             return f"|{named(first)} - {named(second)}| < {margin:g}"
         case Quantity(name=name, low=low, high=high):
-            below, above = ("" if low is None else f"{low:g} < "), ("" if high is None else f" < {high:g}")
+            below, above = ("" if low is None else f"{low:.4g} < "), ("" if high is None else f" < {high:.4g}")
             return f"{below}{name}{above}"
 
 
 def _errors(run: RunRecord, steps: Sequence[int], chance_error: float) -> dict[int, float]:
     errors = {step: 100.0 - accuracy for step, accuracy in _column(run.rows, "validation_accuracy").items()}
-    if not run.diverged:
+    if not run.diverged or not run.rows:  # a run that was imported has left no rows
         return errors
-    stopped = int(run.rows[-1]["step"]) if run.rows else 0
+    stopped = int(run.rows[-1]["step"])
     return {
         step: errors[step] if step < stopped else chance_error for step in steps if step >= stopped or step in errors
     }

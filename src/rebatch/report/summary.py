@@ -9,7 +9,7 @@ import numpy as np
 from rebatch.price import Cost, cost
 from rebatch.statistics import Interval, mean_interval
 from rebatch.study.choosing import validation_accuracy
-from rebatch.study.claims import ArmOutcome, PartEffect, Quantities, gap_share, judge, unit
+from rebatch.study.claims import ArmOutcome, PartEffect, Quantities, Quantity, comparisons, gap_share, judge, unit
 from rebatch.study.plan import Arm, Plan
 from rebatch.study.store import Result, Store
 
@@ -24,7 +24,11 @@ class Accuracy(msgspec.Struct, frozen=True):
 
 
 class ArmSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the table; `gap_share` is the part of the gap that the arm closes, where the gap is resolved."""
+    """One row of the table; `gap_share` is the part of the gap that the arm closes, where the gap is resolved.
+
+    `seeds` are those of its finished runs; `probe` says what they do where that is no training, and then nothing is
+    spent on steps.
+    """
 
     name: str
     n: int
@@ -36,6 +40,8 @@ class ArmSummary(msgspec.Struct, frozen=True, kw_only=True):
     gap_share: Interval | None
     diverged: int
     note: str
+    seeds: tuple[int, ...]
+    probe: str
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,9 +54,13 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QuantitySummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A number that the study makes of each seed's runs: mean over seeds, 95 % interval, the values by seed."""
+    """A number that the study makes of each seed's runs: mean over seeds, 95 % interval, the values by seed.
+
+    `unit` is the one that a claim about it names, empty where none does.
+    """
 
     name: str
+    unit: str
     mean: float
     low: float
     high: float
@@ -118,7 +128,11 @@ def summarize(plan: Plan, store: Store, *, failed: int = 0, reused: int | None =
     test_examples = max((result.test_examples for result in finished), default=0)
     outcomes = {name: _outcome(plan, found, test_examples) for name, found in results.items()}
     quantities = store.quantities(plan)
-    diverged = sum(result.status == "diverged" for result in finished)
+    # Arms may share runs: a run counts once.
+    runs = {
+        plan.spec(arm, seed).run_id: results[arm.name][seed] for arm in plan.design.arms for seed in results[arm.name]
+    }
+    diverged = sum(result.status == "diverged" for result in runs.values())
     return StudySummary(
         study=plan.study,
         task=plan.task,
@@ -128,13 +142,13 @@ def summarize(plan: Plan, store: Store, *, failed: int = 0, reused: int | None =
         execution=plan.execution.describe(),
         arms=tuple(_arm(plan, arm, results[arm.name], outcomes) for arm in plan.design.arms if not arm.candidate),
         candidates=tuple(_candidate(plan, arm, store) for arm in plan.design.arms if arm.candidate),
-        quantities=tuple(_quantity(name, by_seed) for name, by_seed in quantities.items()),
+        quantities=tuple(_quantity(name, by_seed, plan) for name, by_seed in quantities.items()),
         claims=_claims(plan, outcomes, quantities),
-        runs=Runs(len(finished) - diverged, diverged, failed, len(finished) if reused is None else reused),
+        runs=Runs(len(runs) - diverged, diverged, failed, len(runs) if reused is None else reused),
         command=plan.command,
         seeds=tuple(range(plan.design.seeds)),
         planned=len(plan.specs()),
-        seconds=round(sum(result.seconds for result in finished), 1),
+        seconds=round(sum(result.seconds for result in runs.values()), 1),
         environments=tuple(_distinct([result.environment for result in finished])),
     )
 
@@ -172,6 +186,8 @@ def _arm(plan: Plan, arm: Arm, found: dict[int, Result], outcomes: dict[str, Arm
         gap_share=_share(plan, arm.name, outcomes),
         diverged=sum(result.status == "diverged" for result in found.values()),
         note=_note(arm),
+        seeds=tuple(sorted(found)),
+        probe="" if arm.probe is None else str(type(arm.probe).__struct_config__.tag),
     )
 
 
@@ -192,10 +208,19 @@ def _candidate(plan: Plan, arm: Arm, store: Store) -> Candidate:
     )
 
 
-def _quantity(name: str, by_seed: Mapping[int, float]) -> QuantitySummary:
+def _quantity(name: str, by_seed: Mapping[int, float], plan: Plan) -> QuantitySummary:
+    tests = [part for claim in plan.design.claims for part in comparisons(claim.test)]
+    units = [test.unit for test in tests if isinstance(test, Quantity) and test.name == name]
     values = tuple(value for _, value in sorted(by_seed.items()))
     interval = mean_interval(values)
-    return QuantitySummary(name=name, mean=interval.estimate, low=interval.low, high=interval.high, values=values)
+    return QuantitySummary(
+        name=name,
+        unit=next(filter(None, units), ""),
+        mean=interval.estimate,
+        low=interval.low,
+        high=interval.high,
+        values=values,
+    )
 
 
 def _accuracy(values: tuple[float, ...]) -> Accuracy:

@@ -1,14 +1,25 @@
 """Tables for a terminal: the study's arms, its verdicts."""
 
 import math
+from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rebatch.report.summary import Accuracy, ArmSummary, ClaimSummary, StudySummary
+from rebatch.report.summary import (
+    Accuracy,
+    ArmSummary,
+    Candidate,
+    ClaimSummary,
+    QuantitySummary,
+    StudySummary,
+)
 from rebatch.report.transfer_table import borderless, show
 from rebatch.statistics import Interval
+from rebatch.study.claims import Quantity
+
+MANY = 16  # candidates or quantities: beyond that a table shows only those that matter to the claims
 
 VERDICT_STYLE = {"confirmed": "green", "refuted": "red", "undecided": "yellow"}
 
@@ -16,16 +27,20 @@ VERDICT_STYLE = {"confirmed": "green", "refuted": "red", "undecided": "yellow"}
 def study_tables(summary: StudySummary, *, ran: bool = True) -> RenderableType:
     """The two tables of a study: arms, claims; after a command that `ran` it, also what that command did."""
     counts = _ran(summary) if ran else _stored(summary)
+    tables: list[RenderableType] = []
+    if summary.candidates:
+        tables += [_candidates_table(summary), *_more_candidates(summary)]
+    tables += [*(Text(f"{arm.name}: {_note(arm)}") for arm in summary.arms if _note(arm)), Text()]
+    if summary.quantities:
+        tables += [_quantities_table(summary), *_more_quantities(summary), Text()]
+    if summary.claims:
+        tables += [_claims_table(summary)]
     return Group(
         Text(
             f"{summary.title}\n{summary.study} on {summary.task}, scale {summary.scale}, {summary.execution}; {counts}"
         ),
         _arms_table(summary),
-        *([_candidates_table(summary)] if summary.candidates else []),
-        *(Text(f"{arm.name}: {_note(arm)}") for arm in summary.arms if _note(arm)),
-        Text(),
-        *([_quantities_table(summary)] if summary.quantities else []),
-        *([_claims_table(summary)] if summary.claims else []),
+        *tables,
     )
 
 
@@ -79,28 +94,61 @@ def _stored(summary: StudySummary) -> str:
 
 
 def _arms_table(summary: StudySummary) -> Table:
-    table = borderless("arm", "batch size", "steps", "n", "accuracy % [95 %]", "gap closed [95 %]")
+    """A study of probes alone has neither steps nor accuracies."""
+    trained = any(not arm.probe for arm in summary.arms)
+    names = ["batch size", "steps", "n", "accuracy % [95 %]", "gap closed [95 %]"] if trained else ["batch size", "n"]
+    table = borderless("arm", *names)
     table.columns[0].no_wrap = True
     for arm in summary.arms:
-        counts = (f"{arm.batch_size:,}", f"{arm.steps:,}", str(arm.n))
-        table.add_row(*map(Text, (arm.name, *counts, percent(arm.accuracy), share(arm.gap_share))))
+        cells = {
+            "batch size": f"{arm.batch_size:,}",
+            "steps": "-" if arm.probe else f"{arm.steps:,}",
+            "n": str(arm.n),
+            "accuracy % [95 %]": percent(arm.accuracy),
+            "gap closed [95 %]": share(arm.gap_share),
+        }
+        table.add_row(Text(arm.name), *(Text(cells[name]) for name in names))
     return table
 
 
 def _candidates_table(summary: StudySummary) -> Table:
     table = borderless("candidate", "n", "validation accuracy %", "")
-    for each in summary.candidates:
+    for each in _shown_candidates(summary):
         score = "-" if each.validation_accuracy is None else f"{each.validation_accuracy:.2f}"
         table.add_row(*map(Text, (each.name, str(each.n), score, "chosen" if each.chosen else "")))
     return table
 
 
+def _shown_candidates(summary: StudySummary) -> Sequence[Candidate]:
+    """All, or of many only those that were chosen."""
+    chosen = [each for each in summary.candidates if each.chosen]
+    return chosen if chosen and len(summary.candidates) > MANY else summary.candidates
+
+
+def _more_candidates(summary: StudySummary) -> list[Text]:
+    more = len(summary.candidates) - len(_shown_candidates(summary))
+    return [Text(f"and {more} candidates that were not chosen (--json has all)")] if more else []
+
+
 def _quantities_table(summary: StudySummary) -> Table:
     table = borderless("quantity", "n", "mean over seeds [95 %]")
-    for each in summary.quantities:
-        interval = Interval(each.mean, each.low, each.high)
-        table.add_row(*map(Text, (each.name, str(len(each.values)), plain_interval(interval))))
+    for each in _shown_quantities(summary):
+        mean = f"{plain_interval(Interval(each.mean, each.low, each.high))} {each.unit}".rstrip()
+        table.add_row(*map(Text, (each.name, str(len(each.values)), mean)))
     return table
+
+
+def _shown_quantities(summary: StudySummary) -> Sequence[QuantitySummary]:
+    """All, or of many only those that claims speak about."""
+    tests = [part.test for claim in summary.claims for part in claim.parts]
+    claimed = {test.name for test in tests if isinstance(test, Quantity)}
+    few = [each for each in summary.quantities if each.name in claimed]
+    return few if few and len(summary.quantities) > MANY else summary.quantities
+
+
+def _more_quantities(summary: StudySummary) -> list[Text]:
+    more = len(summary.quantities) - len(_shown_quantities(summary))
+    return [Text(f"and {more} quantities that no claim speaks about (--json has all)")] if more else []
 
 
 def _note(arm: ArmSummary) -> str:

@@ -1,5 +1,6 @@
 """Which of several candidates is best on the validation split? Fills in the arms of a plan that wait for the answer."""
 
+from collections.abc import Collection
 from statistics import fmean
 
 import msgspec
@@ -12,6 +13,11 @@ def choose(plan: Plan, store: Store) -> Plan:
     """`plan` with the recipe of every waiting arm whose candidates have all run; others go on waiting."""
     arms = tuple(_chosen(arm, plan, store) for arm in plan.design.arms)
     return msgspec.structs.replace(plan, design=msgspec.structs.replace(plan.design, arms=arms))
+
+
+def with_candidates(plan: Plan, names: Collection[str]) -> set[str]:
+    """The named arms, and those that they are chosen from."""
+    return {*names, *(other for arm in plan.design.arms if arm.name in names for other in arm.best_of)}
 
 
 def validation_accuracy(arm: Arm, plan: Plan, store: Store) -> float | None:

@@ -74,7 +74,7 @@ class Quantity(_Test, frozen=True, tag="quantity"):
 
     def __post_init__(self) -> None:
         bounds = [bound for bound in (self.low, self.high) if bound is not None]
-        if not bounds or not all(map(math.isfinite, bounds)) or bounds != sorted(bounds):
+        if not bounds or not all(map(math.isfinite, bounds)) or bounds != sorted(set(bounds)):
             raise RequestError(
                 f"quantity {self.name!r} needs a finite low or high, low below high, got {self.low} and {self.high}"
             )
@@ -146,8 +146,8 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     `effect` is the first part's; it and the parts' are drawn at `level`, which is 95 % after Holm's adjustment over the
     claims (and, unless confirmed, Bonferroni's over the parts), so that verdict and intervals agree.
-    `smallest_detectable` is given where undecided: how far beyond its margin the effect (the weakest part's) must lie
-    to be confirmed with probability 0.8 by as many seeds, in percent points.
+    `smallest_detectable` is given where undecided: how far beyond its margin the effect must lie to be confirmed with
+    probability 0.8 by as many seeds, in the first part's unit (the weakest of the parts that have it).
     """
 
     id: str
@@ -263,17 +263,20 @@ def _evidence(test: Comparison, outcomes: Mapping[str, ArmOutcome], quantities: 
     if not seeds:
         return _nothing(test, f"{test.first} and {test.second} share no seed")
     contrast, note = _contrast(first, second, seeds)
-    if contrast.standard_error == 0.0:
-        note += f", all equal: the sign test on {len(seeds)} seeds decides"
-    return _Evidence(test=test, contrast=contrast, seeds=seeds, note=note)
+    return _Evidence(test=test, contrast=contrast, seeds=seeds, note=note + _all_equal(contrast, seeds))
 
 
 def _measured(test: Quantity, by_seed: Mapping[int, float]) -> _Evidence:
     if not by_seed:
         return _nothing(test, f"no value of {test.name}")
     seeds = tuple(sorted(by_seed))
+    contrast = paired_contrast([by_seed[seed] for seed in seeds])
     note = f"{len(seeds)} seeds" if len(seeds) > 1 else "a single seed, 2 are the least"
-    return _Evidence(test=test, contrast=paired_contrast([by_seed[seed] for seed in seeds]), seeds=seeds, note=note)
+    return _Evidence(test=test, contrast=contrast, seeds=seeds, note=note + _all_equal(contrast, seeds))
+
+
+def _all_equal(contrast: Contrast, seeds: Sequence[int]) -> str:
+    return f", all equal: the sign test on {len(seeds)} seeds decides" if contrast.standard_error == 0.0 else ""
 
 
 def _nothing(test: Comparison, note: str) -> _Evidence:
@@ -359,7 +362,8 @@ def _verdict(evidence: Sequence[_Evidence], alpha: float) -> Verdict:
 
 
 def _smallest_detectable(evidence: Sequence[_Evidence], alpha: float) -> float:
-    contrasts = [part.contrast for part in evidence]
+    # Parts in other units cannot be compared with the headline's.
+    contrasts = [part.contrast for part in evidence if unit(part.test) == unit(evidence[0].test)]
     return max(
         smallest_detectable(each.standard_error, each.degrees_of_freedom, alpha, example_error=each.example_error)
         for each in contrasts

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rebatch.errors import RequestError, RunError
-from rebatch.study.choosing import choose
+from rebatch.study.choosing import choose, with_candidates
 from rebatch.study.environment import environment
 from rebatch.study.plan import Plan, RunSpec
 from rebatch.study.store import Store
@@ -53,6 +53,7 @@ def run_plan(
 ) -> Outcome:
     """Do the missing runs of `plan`, or of some of its `arms`, in `jobs` processes of `threads` threads each.
 
+    An arm that is chosen from candidates has them run with it.
     A run that another engine holds is waited for and taken over if that engine dies. A run that fails is noted and the
     others go on. Arms that wait for the best of their candidates run after those. KeyboardInterrupt stops the workers;
     finished runs are kept and unfinished ones resume.
@@ -63,10 +64,11 @@ def run_plan(
     """
     outcome = Outcome(choose(plan, store))
     outcome.reused = len(outcome.plan.specs()) - len(store.missing(outcome.plan))
+    wanted = None if arms is None else with_candidates(plan, arms)
     while True:
         store.save_plan(outcome.plan)
         tried = outcome.failed.keys()
-        missing = deque(spec for spec in store.missing(outcome.plan, arms) if spec.run_id not in tried)
+        missing = deque(spec for spec in store.missing(outcome.plan, wanted) if spec.run_id not in tried)
         if not missing:
             return outcome
         make = _Factory(threads, environment())

@@ -13,7 +13,7 @@ from torch import nn
 from rebatch.data.sets import Splits
 from rebatch.distributed import World
 from rebatch.measure import WeightDistance
-from rebatch.study.finals import finals
+from rebatch.study.finals import check_finals, finals
 from rebatch.study.plan import RunSpec
 from rebatch.study.probing import probe
 from rebatch.study.store import Result, RunFolder, pack
@@ -41,6 +41,7 @@ def execute(
     world = world or World()
     started = time.monotonic()
     about = {**environment, "device": str(world.device), "ranks": world.size, "threads": torch.get_num_threads()}
+    check_finals(spec.finals)
     if spec.probe is not None:
         return _probed(spec, folder, task, data_dir, about)
     model, data = task.model(spec.seed), task.data(spec.seed, data_dir)

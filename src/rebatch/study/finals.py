@@ -1,6 +1,6 @@
 """What a study may ask to be measured after a run's last step, by name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch.nn.functional as F
 from torch import nn
@@ -14,6 +14,7 @@ from rebatch.errors import RequestError, did_you_mean
 from rebatch.measure.curvature import top_eigenvalue
 from rebatch.study.plan import RunSpec
 from rebatch.training import evaluate
+from rebatch.training.gradients import as_executed
 
 Final = Callable[[RunSpec, nn.Module, Splits, World], Mapping[str, float]]
 
@@ -26,32 +27,28 @@ def train_evaluation(spec: RunSpec, model: nn.Module, data: Splits, world: World
 
 def ghost_statistics(spec: RunSpec, model: nn.Module, data: Splits, _: World) -> Mapping[str, float]:
     """Test accuracy where every ghost of test examples is normalized with its own statistics, not the running ones."""
-    size = spec.recipe.ghost_batch_size or spec.recipe.batch_size
+    size = min(spec.recipe.ghost_batch_size or spec.recipe.batch_size, len(data.test))
     whole = len(data.test) - len(data.test) % size
     test = data.test.subset(draws.generator(spec.seed, "ghost_statistics").permutation(len(data.test))[:whole])
     layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
-    tracked = [layer.track_running_stats for layer in layers]
-    correct = 0
-    model.eval()
+    kept, correct = [(layer.running_mean, layer.running_var) for layer in layers], 0
     try:
         for layer in layers:  # without statistics of its own a layer takes those of the batch, in evaluation too
-            vars(layer)["_kept"] = (layer.running_mean, layer.running_var)
             layer.running_mean = layer.running_var = None
         for start in range(0, whole, size):
             part = test.subset(range(start, start + size))
             found = evaluate(model, part, data.normalize, execution=spec.execution, batch_size=size)
             correct += int(found.correct.sum())
     finally:
-        for layer, tracks in zip(layers, tracked, strict=True):
-            layer.running_mean, layer.running_var = vars(layer).pop("_kept")
-            layer.track_running_stats = tracks
-        model.train()
+        for layer, (mean, variance) in zip(layers, kept, strict=True):
+            layer.running_mean, layer.running_var = mean, variance
     return {"ghost_statistics_accuracy": 100.0 * correct / whole}
 
 
-def curvature(_: RunSpec, model: nn.Module, data: Splits, __: World) -> Mapping[str, float]:
+def curvature(spec: RunSpec, model: nn.Module, data: Splits, __: World) -> Mapping[str, float]:
     """The top eigenvalue of the loss on 1,000 training examples, in evaluation mode."""
     inputs, targets = prepare(data.train, slice(0, min(CURVATURE_EXAMPLES, len(data.train))), data.normalize)
+    inputs = as_executed(inputs, spec.execution)
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval()
     try:
@@ -70,15 +67,20 @@ FINALS: dict[str, Final] = {
 }
 
 
-def finals(spec: RunSpec, model: nn.Module, data: Splits, world: World) -> dict[str, float]:
-    """All that `spec` asks for.
+def check_finals(names: Iterable[str]) -> None:
+    """Refuse, before a run starts, what could not be measured after it.
 
     Raises:
-        RequestError: it asks for something that is not in the table.
+        RequestError: a name that is not in the table.
     """
-    measured: dict[str, float] = {}
-    for name in spec.finals:
+    for name in names:
         if name not in FINALS:
             raise RequestError(f"nothing named {name!r} can be measured after a run{did_you_mean(name, FINALS)}")
+
+
+def finals(spec: RunSpec, model: nn.Module, data: Splits, world: World) -> dict[str, float]:
+    """All that `spec` asks for."""
+    measured: dict[str, float] = {}
+    for name in spec.finals:
         measured |= FINALS[name](spec, model, data.to(world.device), world)
     return measured

@@ -98,6 +98,7 @@ class Study:
         quantities: from the finished runs of one seed, by arm, to named numbers that claims speak about; a number that
             the runs at hand do not give is left out.
         task: where it runs if the user names no task.
+        other_tasks: built-in tasks on which its design holds claims that it does not hold there.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Study:
     design: Callable[[Task, Scale], Design]
     quantities: Callable[[SeedRuns], Mapping[str, float]] | None = None
     task: str = "digits"
+    other_tasks: tuple[str, ...] = ()
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -251,9 +253,13 @@ def _check(design: Design, study: str, *, measures: bool) -> None:
         if twice := _repeated(names):
             raise RequestError(f"{study} has two {kind} named {twice!r}; give each its own name")
     for arm in design.arms:
+        if arm.seeds is not None and arm.seeds < 1:
+            raise RequestError(f"arm {arm.name!r} of {study} has {arm.seeds} seeds; it needs at least one")
         for name in arm.best_of:
             if name not in arms:
                 raise RequestError(f"arm {arm.name!r} of {study} chooses from {name!r}{did_you_mean(name, arms)}")
+            if name == arm.name:
+                raise RequestError(f"arm {arm.name!r} of {study} chooses from itself; name its candidates")
     for claim in design.claims:
         if (names := quantities_of(claim.test)) and not measures:
             raise RequestError(f"claim {claim.id!r} of {study} speaks about {names[0]!r}; the study has no quantities")

@@ -32,9 +32,11 @@ Measured = tuple[list[dict[str, float]], dict[str, float]]
 
 
 def probe(spec: RunSpec, task: Task, data_dir: Path | None) -> Measured:
-    """What the probe of `spec` finds."""
+    """What the probe of `spec` finds; torch's global generator, which dropout draws from, is left as it was."""
     assert spec.probe is not None
-    return _PROBES[type(spec.probe)](spec, task, data_dir)
+    with torch.random.fork_rng():
+        torch.manual_seed(int(draws.generator(spec.seed, "probe").integers(2**62)))
+        return _PROBES[type(spec.probe)](spec, task, data_dir)
 
 
 def _random_walk(spec: RunSpec, _: Task, __: Path | None) -> Measured:
@@ -84,7 +86,7 @@ def _landscape(spec: RunSpec, task: Task, data_dir: Path | None) -> Measured:
             noisy=wanted.batch_size is not None,
             smooth=smooth,
         )
-        bins = spread(found.distances, found.differences, np.linspace(low, high, 11))
+        bins = spread(found.distances, found.differences, np.linspace(low, high, _bins(wanted.draws) + 1))
         taylor = taylor_line(found.distances, found.gradient_norm, found.dimensions)
         ratio = taylor_ratio(found.differences, taylor)
         label = f"{low:g}-{high:g}"
@@ -102,6 +104,11 @@ def _landscape(spec: RunSpec, task: Task, data_dir: Path | None) -> Measured:
             for z, rms, error, straight in zip(bins.distances, bins.rms, bins.standard_errors, line, strict=True)
         ]
     return rows, metrics
+
+
+def _bins(draws: int) -> int:
+    """Ten bins of distances, fewer where one of them might stay empty."""
+    return max(2, min(10, draws // 20))
 
 
 def _increments(spec: RunSpec, task: Task, data_dir: Path | None) -> Measured:

@@ -198,9 +198,9 @@ class Store:
         `made_of` says of which runs each seed's numbers were made; they outlive the rows of those runs.
         """
         folder = self.root / "quantities"
-        if quantities and quantities != self.quantities(plan):
+        if quantities != self.quantities(plan):
             write_whole(folder / f"{plan.name}.json", msgspec.json.encode(quantities))
-        if made_of and made_of != self.quantities_made_of(plan):
+        if made_of is not None and made_of != self.quantities_made_of(plan):
             write_whole(folder / f"{plan.name}.runs.json", msgspec.json.encode(made_of))
 
     def quantities(self, plan: Plan) -> Quantities:

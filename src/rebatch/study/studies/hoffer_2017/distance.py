@@ -102,17 +102,21 @@ def _spread(label: str, curves: Mapping[int, FinishedRun], column: str) -> dict[
 
 
 def _offset(runs: SeedRuns) -> dict[str, float]:
-    """How much further the largest batch is than the smallest after one of its epochs, with clipping and without."""
+    """How much further the largest batch is than the smallest, with clipping and without, after as many steps.
+
+    Read at the last step of the largest batch's first epoch that all three have a row of, as Figure 2 begins.
+    """
     after = sorted((int(name.split(":")[1]), run) for name, run in runs.items() if name.startswith(f"{AFTER}:"))
     never = next((run for name, run in runs.items() if name.startswith("clip_never:")), None)
     if len(after) < 2 or never is None:
         return {}
     smallest, largest = (dict(run.column("weight_distance")) for run in (after[0][1], after[-1][1]))
     unclipped = dict(never.column("weight_distance"))
-    shared = sorted(smallest.keys() & largest.keys() & unclipped.keys())
+    first_epoch = {row["step"] for row in after[-1][1].rows if row["epoch"] <= 1.0}
+    shared = first_epoch & smallest.keys() & largest.keys() & unclipped.keys()
     if not shared:
         return {}
-    early = shared[min(4, len(shared) - 1)]
+    early = max(shared)
     with_clip, without = largest[early] - smallest[early], unclipped[early] - smallest[early]
     return {"offset:clipped": with_clip, "offset:unclipped": without, "offset_from_clipping": with_clip - without}
 

@@ -17,7 +17,7 @@ NEGLIGIBLE = 0.01
 
 def epoch_design(task: Task, scale: Scale) -> Design:
     """Two batches of an epoch at frozen weights, small and large, and large ones drawn with replacement."""
-    epochs = {"quick": 50, "cpu": 200, "paper": 1000}[scale]
+    epochs = {"quick": 50, "cpu": 600, "paper": 1000}[scale]
     size = large_batch(task)
     within, replaced = EpochCorrelation(epochs=epochs), EpochCorrelation(epochs=epochs, replacement=True)
     large = task.recipe.replace(batch_size=size)

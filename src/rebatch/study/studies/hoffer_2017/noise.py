@@ -27,6 +27,7 @@ CLIP = 5.0
 
 # Three strengths of each kind that the paper says does not help; the strongest still learns.
 STRENGTHS = {"dropout": (0.1, 0.3, 0.5), "dropconnect": (0.1, 0.3, 0.5), "labels": (0.05, 0.1, 0.2)}
+NAMES = {"dropout": "Dropout", "dropconnect": "Dropconnect", "labels": "Label noise"}
 
 
 def noise_design(task: Task, scale: Scale) -> Design:
@@ -83,7 +84,7 @@ def _claims() -> tuple[Claim, ...]:
     others = tuple(
         claim(
             f"H14-{kind}",
-            f"{kind.capitalize()} does not lift the large batch towards the small one, at any of three strengths",
+            f"{NAMES[kind]} does not lift the large batch towards the small one, at any of three strengths",
             AllOf(tuple(Quantity(f"gains:{kind}={each:g}", high=MARGIN, unit="points") for each in strengths)),
             why=f"{why} A gap also shrinks where the small batch loses, so the large batch's own gain is what counts.",
         )

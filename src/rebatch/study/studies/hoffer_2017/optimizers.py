@@ -10,6 +10,9 @@ from rebatch.tasks.task import Task
 TRIALS = (1 / 9, 1 / 3, 1.0, 3.0, 9.0)
 TUNING_SEEDS, FIRST_TUNING_SEED = 3, 1000
 
+# Where the recipe of a task has none.
+MOMENTUM = 0.9
+
 # Adaptive ones; the usual rates are those that their papers and torch propose.
 ADAPTIVE: dict[str, Optimizer] = {
     "adam": AdamW(lr=1e-3, weight_decay=0.0),
@@ -20,8 +23,12 @@ ADAPTIVE: dict[str, Optimizer] = {
 
 def optimizers_design(task: Task, scale: Scale) -> Design:
     """Each optimizer at its own best of five rates, chosen on the validation split over seeds of their own."""
-    plain = Sgd(lr=task.recipe.optimizer.lr)
-    tuned = {"sgd+momentum": task.recipe.optimizer, "sgd": plain, **ADAPTIVE}
+    base = task.recipe.optimizer.lr
+    # No weight decay for any: coupled and decoupled decay of one size are not alike, so one of them would be favored.
+    beta = getattr(task.recipe.optimizer, "momentum", 0.0) or MOMENTUM
+    # With momentum m a gradient moves the weights by lr / (1 - m), so that is the usual rate without.
+    momentum, plain = Sgd(lr=base, momentum=beta), Sgd(lr=base / (1 - beta))
+    tuned = {"sgd+momentum": momentum, "sgd": plain, **ADAPTIVE}
     arms: list[Arm] = []
     for name, optimizer in tuned.items():
         candidates = [

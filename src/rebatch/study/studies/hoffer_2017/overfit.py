@@ -1,6 +1,6 @@
 """`hoffer-overfit`: validation loss rises while validation accuracy goes on improving (claim H18)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from rebatch.schedule import Constant
@@ -12,6 +12,9 @@ from rebatch.tasks.task import Task
 
 LONG = "small_batch+long"
 
+# By what share of the minimum the loss must rise; the talk shows .45 to 1.0.
+RISE = 0.1
+
 # Times the reference budget at a constant rate: the talk shows 2,000 epochs of a net whose recipe has about 100.
 LENGTHS: dict[Scale, float] = {"quick": 5, "cpu": 20, "paper": 20}
 
@@ -21,14 +24,14 @@ def overfit_design(task: Task, scale: Scale) -> Design:
     length = LENGTHS[scale] if task.name == "digits/mlp" or scale == "paper" else 4
     long = task.recipe.replace(schedule=Constant(), budget=shortened(task.recipe.budget, length))
     arms = (Arm(name=LONG, recipe=long, note=f"{length:g} times the reference budget, constant learning rate"),)
-    why = f"Both are differences whose sign is the claim. Seeds: {OTHER_SEEDS}."
+    why = f"The sign of the difference is the claim. Seeds: {OTHER_SEEDS}."
     claims = (
         claim(
             "H18-loss",
-            "Validation loss rises again: it ends above its minimum",
-            Quantity("loss_rise", low=0.0, unit="nats"),
-            expected=0.55 if task.name.startswith("cifar10") else None,
-            why=why,
+            "Validation loss rises again: it ends more than a tenth above its minimum",
+            Quantity("relative_loss_rise", low=RISE, unit="of the minimum"),
+            expected=1.2 if task.name.startswith("cifar10/") else None,
+            why=f"Less than a tenth is no rise that anyone would stop for. Seeds: {OTHER_SEEDS}.",
         ),
         claim(
             "H18",
@@ -41,20 +44,33 @@ def overfit_design(task: Task, scale: Scale) -> Design:
 
 
 def quantities(runs: SeedRuns) -> Mapping[str, float]:
-    """What happens after the minimum of the validation loss; ends are means over the last tenth of the evaluations."""
+    """What happens after the minimum of the validation loss; ends are means over the last tenth of the evaluations.
+
+    The least of many noisy numbers is too low. So every other evaluation says where the minimum is, in means over three
+    of them, and those between say what loss and accuracy are there.
+    """
     if LONG not in runs:
         return {}
     loss, accuracy = (runs[LONG].column(f"validation_{name}") for name in ("loss", "accuracy"))
-    tail = max(1, len(loss) // 10)
-    # The least of many noisy numbers is too low, so the minimum is looked for in means over five evaluations.
-    smooth = [fmean(value for _, value in loss[max(0, place - 2) : place + 3]) for place in range(len(loss))]
-    lowest = min(range(len(loss)), key=smooth.__getitem__)
-    ended = [sum(value for _, value in column[-tail:]) / tail for column in (loss, accuracy)]
+    if len(loss) < 10:  # it diverged early
+        return {}
+    lowest = 2 * _place_of_minimum([value for _, value in loss[::2]])
+    beside = [place for place in (lowest - 1, lowest + 1) if 0 <= place < len(loss)]
+    tail = range(len(loss) - len(loss) // 10, len(loss))
+    (least, ended), (then, at_the_end) = (
+        [fmean(column[place][1] for place in places) for places in (beside, tail)] for column in (loss, accuracy)
+    )
     return {
-        "loss_rise": ended[0] - smooth[lowest],
-        "error_fall": ended[1] - accuracy[lowest][1],
+        "loss_rise": ended - least,
+        "relative_loss_rise": ended / least - 1.0,
+        "error_fall": at_the_end - then,
         "minimum_at": loss[lowest][0] / loss[-1][0],
     }
+
+
+def _place_of_minimum(values: Sequence[float]) -> int:
+    smooth = [fmean(values[max(0, place - 1) : place + 2]) for place in range(len(values))]
+    return min(range(len(values)), key=smooth.__getitem__)
 
 
 OVERFIT = Study(

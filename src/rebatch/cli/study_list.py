@@ -1,0 +1,30 @@
+"""`rebatch study list`: the built-in studies, their claims, and what the kept results say about them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rebatch.cli.options import Json
+
+Results = Annotated[
+    Path | None,
+    typer.Option("--results", help="Folder of kept results (rebatch study export); those of rebatch by default."),
+]
+
+
+def list_studies(json: Json = False, results: Results = None) -> None:
+    """The built-in studies and their claims with the verdicts of kept results, and the tasks."""
+    import msgspec
+
+    from rebatch.cli.output import say, write_json
+    from rebatch.study.evidence import evidence
+    from rebatch.tasks import TASKS
+
+    studies = evidence(results)
+    if json:
+        write_json(msgspec.json.format(msgspec.json.encode({"studies": studies, "tasks": list(TASKS)}), indent=2))
+        return
+    from rebatch.report.evidence_table import evidence_table
+
+    say(evidence_table(studies, list(TASKS)))

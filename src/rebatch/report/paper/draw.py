@@ -1,0 +1,32 @@
+"""Which figure a study has, by its name; and the SVG of it."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rebatch.report.paper import courses, diffusion, distance, gap, increments, landscape, momentum_reset, walk
+from rebatch.report.paper.canvas import style, svg_bytes
+from rebatch.report.paper.material import Material
+from rebatch.report.paper.rows import rows_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# A study that is not here has its arms and claims drawn; so has one whose own figure has nothing to show.
+FIGURES: "dict[str, Callable[[Material], Figure | None]]" = {
+    "hoffer-gap": gap.figure,
+    "hoffer-distance": distance.figure,
+    "hoffer-regime": courses.regime_figure,
+    "hoffer-overfit": courses.overfit_figure,
+    "hoffer-landscape": landscape.figure,
+    "random-walk": walk.figure,
+    "hoffer-momentum-reset": momentum_reset.figure,
+    "hoffer-diffusion": diffusion.figure,
+    "hoffer-increments": increments.figure,
+}
+
+
+def svg(material: Material) -> bytes | None:
+    """The figure of a study; `None` where no run has left anything to show."""
+    with style():
+        figure = FIGURES.get(material.plan.study, rows_figure)(material)
+        return None if figure is None else svg_bytes(figure)

@@ -1,0 +1,109 @@
+"""Stores of the built-in studies that never ran: every arm's rows and numbers made up from (arm, seed)."""
+
+import math
+import random
+from pathlib import Path
+
+from rebatch.batching import examples_seen, measured_steps
+from rebatch.execution import Execution
+from rebatch.report.paper.material import Material, Published, gather
+from rebatch.report.summary import summarize
+from rebatch.study.choosing import choose
+from rebatch.study.plan import Arm, Plan, make_plan
+from rebatch.study.probes import Landscape, RandomWalk
+from rebatch.study.quantify import quantify
+from rebatch.study.store import Result, Store
+from rebatch.study.studies import STUDIES
+from rebatch.tasks import find_task
+
+Rows = list[dict[str, float]]
+
+
+def made_up(
+    study: str, root: Path, *, task: str | None = None, seeds: int = 3, published: tuple[Published, ...] = ()
+) -> Material:
+    """What the figure of a study is made of, all runs done."""
+    store, plan = made_up_store(study, root, task=task, seeds=seeds)
+    return gather(plan, store, summarize(plan, store), published)
+
+
+def made_up_store(study: str, root: Path, *, task: str | None = None, seeds: int = 3) -> tuple[Store, Plan]:
+    """A store in which all runs of a study are done."""
+    asked = STUDIES[study]
+    plan = make_plan(asked, find_task(task or asked.task), "quick", execution=Execution(), seeds=seeds)
+    store = Store(root / study, create=True)
+    store.save_plan(plan)
+    _run(plan, store)
+    plan = choose(plan, store)  # of the candidates, where arms wait for some
+    _run(plan, store)
+    store.save_plan(plan)
+    found = quantify(asked, plan, store)
+    store.save_quantities(plan, found.numbers, found.made_of)
+    return store, plan
+
+
+def _run(plan: Plan, store: Store) -> None:
+    for arm, seed in plan.runs():
+        folder = store.begin(plan.spec(arm, seed))
+        folder.keep_rows(0)
+        rows = _rows(plan, arm, seed)
+        for row in rows:
+            folder.append(row)
+        folder.finish(_result(plan, arm, seed, rows))
+
+
+def _rows(plan: Plan, arm: Arm, seed: int) -> Rows:
+    noise = random.Random(f"{arm.name} {seed}")
+    match arm.probe:
+        case RandomWalk(alpha=alpha):
+            logs = [1.0 + 0.5 * place for place in range(8)]
+            power = [t / 2 if alpha is None else math.log(t) * 2 / alpha for t in logs]
+            wobble = [0.0 if alpha is None else noise.gauss(0, 0.05) for _ in logs]
+            pairs = zip(logs, power, wobble, strict=True)
+            return [{"step": math.exp(t), "log_time": t, "distance": math.exp(p + w)} for t, p, w in pairs]
+        case Landscape():
+            places = [0.05 * 1.3**place for place in range(30)]
+            return [
+                {
+                    "step": z,
+                    "rms": 0.01 * z * math.exp(noise.gauss(0, 0.1)),
+                    "standard_error": 0.001,
+                    "taylor": 0.01 * z,
+                }
+                for z in places
+            ]
+        case None:
+            return _course(plan, arm, noise)
+        case _:
+            return []
+
+
+def _course(plan: Plan, arm: Arm, noise: random.Random) -> Rows:
+    total = plan.steps(arm)
+    logarithmic, even = measured_steps(total, plan.design.evaluations)
+    shift = 1.0 + 0.05 * noise.random()
+    rows = []
+    for step in sorted({*logarithmic, *even}):
+        seen = examples_seen(step, plan.examples, arm.recipe)
+        row = {"step": step, "examples": seen, "epoch": seen / plan.examples, "lr": 0.1, "train_loss": 1 / (1 + step)}
+        row |= {"weight_distance": shift * math.log1p(step), "weight_distance_first": 0.4 * shift * math.log1p(step)}
+        if step in even:
+            row["validation_accuracy"] = 97.0 - 60.0 * math.exp(-6.0 * step / total) + noise.gauss(0, 0.2)
+            row["validation_loss"] = 0.1 + 0.02 * abs(math.log(2 * step / total))
+        rows.append(row)
+    return rows
+
+
+def _result(plan: Plan, arm: Arm, seed: int, rows: Rows) -> Result:
+    noise = random.Random(f"result {arm.name} {seed}")
+    if arm.probe is None:
+        last = dict(rows[-1])
+        last |= {"final_train_loss": 0.01 * noise.random(), "top_eigenvalue": 5.0 + noise.random()}
+        last |= {"final_train_accuracy": 100.0, "ghost_statistics_accuracy": 95.0}
+        return Result(status="done", steps=plan.steps(arm), accuracy=96.0 + noise.random(), metrics=last, seconds=1.0)
+    metrics = {"exponent": 1.0, "correlation": 0.0, "expected_correlation": 0.0, "ratio": 1.1 + 0.1 * noise.random()}
+    for label in ("0-1", "1-10", "10-100"):
+        metrics |= {f"alpha:{label}": 2.0 + 0.1 * noise.random(), f"taylor_ratio:{label}": 1.0}
+    for place in ("0", "0.1", "1"):
+        metrics |= {f"trace@{place}": 1.0 + 0.1 * noise.random(), f"mean_square@{place}": 1.0 + 0.1 * noise.random()}
+    return Result(status="done", steps=0, metrics=metrics, seconds=1.0)

@@ -1,0 +1,104 @@
+"""Every study at every scale: what its claims speak about is what its arms and its quantities bring forth."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from rebatch.execution import Execution
+from rebatch.study.choosing import with_candidates
+from rebatch.study.claims import arms_of, quantities_of
+from rebatch.study.plan import SCALES, Plan, Scale, make_plan
+from rebatch.study.probes import StepTime
+from rebatch.study.store import Store
+from rebatch.study.studies import STUDIES
+from rebatch.tasks import TASKS
+from study.made_up import seed_of
+
+CASES = [(study, task, scale) for study in STUDIES for task in ("digits/mlp", "mnist/f1") for scale in SCALES]
+
+
+def plan_of(study: str, task: str, scale: Scale) -> Plan:
+    return make_plan(STUDIES[study], TASKS[task], scale, execution=Execution())
+
+
+@pytest.mark.parametrize(("study", "task", "scale"), CASES)
+def test_every_quantity_that_a_claim_names_is_made_of_the_study_s_own_arms(study: str, task: str, scale: Scale) -> None:
+    plan = plan_of(study, task, scale)
+    named = {name for claim in plan.design.claims for name in quantities_of(claim.test)}
+    quantities = STUDIES[study].quantities
+    found = {} if quantities is None else quantities(seed_of(plan))
+    assert named <= found.keys()
+    assert all(math.isfinite(found[name]) for name in named)
+    assert plan.design.claims
+
+
+@pytest.mark.parametrize(("study", "task", "scale"), CASES)
+def test_no_arm_of_a_claim_is_judged_on_the_runs_it_was_chosen_by(study: str, task: str, scale: Scale) -> None:
+    plan = plan_of(study, task, scale)
+    arms = {arm.name: arm for arm in plan.design.arms}
+    named = {name for claim in plan.design.claims for name in arms_of(claim.test)}
+    assert not any(arms[name].candidate for name in named)
+    for arm in arms.values():
+        tuned_on = {seed for name in arm.best_of for seed in plan.seeds(arms[name])}
+        reported = range(arm.first_seed, arm.first_seed + (arm.seeds or plan.design.seeds))
+        assert tuned_on.isdisjoint(reported)
+        assert all(arms[name].candidate for name in arm.best_of)
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_quantities_are_made_of_whatever_has_finished_yet(study: str) -> None:
+    quantities = STUDIES[study].quantities
+    runs = seed_of(plan_of(study, "digits/mlp", "cpu"))
+    if quantities is None:
+        return
+    assert not any(map(math.isfinite, quantities({}).values()))
+    whole = quantities(runs)
+    for missing in runs:
+        part = quantities({name: found for name, found in runs.items() if name != missing})
+        assert part.keys() <= whole.keys()
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_claim_can_be_decided_by_the_seeds_that_its_arms_share(study: str) -> None:
+    for scale in SCALES[1:]:
+        plan = plan_of(study, "digits/mlp", scale)
+        arms = {arm.name: arm for arm in plan.design.arms}
+        for claim in plan.design.claims:
+            counts = [arms[name].seeds or plan.design.seeds for name in arms_of(claim.test)]
+            assert min(counts, default=2) >= 2
+
+
+def test_only_the_time_of_a_step_may_have_a_single_seed() -> None:
+    for study in STUDIES:
+        plan = plan_of(study, "digits/mlp", "quick")
+        single = [arm for arm in plan.design.arms if arm.seeds == 1]
+        assert all(isinstance(arm.probe, StepTime) for arm in single)
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_plan_comes_back_from_a_store_as_it_was(study: str, tmp_path: Path) -> None:
+    store = Store(tmp_path, create=True)
+    plan = plan_of(study, "digits/mlp", "cpu")
+    store.save_plan(plan)
+    again = Store(tmp_path).plan(plan.name)
+    assert again == plan
+    assert [spec.run_id for spec in again.specs()] == [spec.run_id for spec in plan.specs()]
+
+
+@pytest.mark.parametrize("study", ["hoffer-optimizers", "hoffer-momentum-reset"])
+def test_fewer_seeds_keep_the_candidates(study: str) -> None:
+    full = plan_of(study, "digits/mlp", "cpu")
+    few = make_plan(STUDIES[study], TASKS["digits/mlp"], "cpu", execution=Execution(), seeds=1)
+    candidates = {arm.name for arm in full.design.arms if arm.candidate}
+    assert candidates
+    assert few.design.seeds == 1
+    assert [s.run_id for s in few.specs(candidates)] == [s.run_id for s in full.specs(candidates)]
+    assert {arm.seeds for arm in few.design.arms if not arm.candidate} <= {None, 1}
+
+
+def test_an_arm_is_named_together_with_what_it_is_chosen_from() -> None:
+    plan = plan_of("hoffer-optimizers", "digits/mlp", "quick")
+    named = with_candidates(plan, ["sgd"])
+    assert named == {"sgd", *(arm.name for arm in plan.design.arms if arm.name.startswith("sgd lr"))}
+    assert len(named) == 6

@@ -1,0 +1,329 @@
+"""What studies make of their runs, on runs of a few numbers that anybody can check by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from rebatch.study.records import FinishedRun
+from rebatch.study.studies import STUDIES
+from rebatch.study.studies.hoffer_2017 import (
+    diffusion,
+    distance,
+    epoch,
+    gap,
+    ghosts,
+    increments,
+    landscape,
+    momentum_reset,
+    noise,
+    overfit,
+    random_walk,
+    regime,
+)
+from rebatch.study.studies.hoffer_2017.common import GBN, LARGE, LR, SMALL
+from study.made_up import RECIPE, reached, run
+
+HAND_COMPUTED = {
+    gap.GAP,
+    noise.NOISE_STUDY,
+    increments.INCREMENTS,
+    regime.REGIME,
+    overfit.OVERFIT,
+    distance.DISTANCE,
+    diffusion.DIFFUSION,
+    landscape.LANDSCAPE,
+    random_walk.RANDOM_WALK,
+    epoch.EPOCH,
+    ghosts.GHOSTS,
+    momentum_reset.MOMENTUM_RESET,
+}
+
+
+def test_no_study_s_quantities_are_left_out_here() -> None:
+    assert {study.name for study in STUDIES.values() if study.quantities} == {study.name for study in HAND_COMPUTED}
+
+
+# hoffer-gap
+
+
+def test_what_is_left_of_the_gap_is_counted_beyond_a_fifth_of_it() -> None:
+    left = {
+        name: gap.quantities(reached({SMALL: 97.0, LARGE: 90.0, GBN: left}))["gap_left"]
+        for name, left in (("most", 96.0), ("all but a fifth", 95.6), ("some", 95.0))
+    }
+    assert left == pytest.approx({"most": 1.0 - 1.4, "all but a fifth": 0.0, "some": 2.0 - 1.4})
+
+
+def test_a_loss_still_falls_by_its_change_over_the_last_fifth_of_the_evaluations() -> None:
+    name = gap.PLATEAUS[SMALL]
+    losses = [1.0] * 16 + [0.5, 0.49, 0.48, 0.4]
+    evaluated = [{"step": step, "train_loss": loss, "validation_loss": 0.0} for step, loss in enumerate(losses, 1)]
+    between = [{"step": 16.5, "train_loss": 99.0}]  # a row that is not evaluated
+    rows = sorted([*evaluated, *between], key=lambda row: row["step"])
+    assert gap.quantities({name: run(rows)}) == pytest.approx({f"still_falling:{SMALL}": 0.2})
+    assert gap.quantities({name: run(rows, diverged=True)}) == {}
+    nothing_left = [{**row, "train_loss": 0.0} for row in evaluated]
+    assert gap.quantities({name: run(nothing_left)}) == {}
+    assert gap.quantities({name: run()}) == {}
+
+
+# hoffer-noise
+
+
+def test_noise_shrinks_the_gap_by_what_it_takes_from_the_small_batch_and_gives_the_large_one() -> None:
+    own, other = f"{SMALL}+dropout=0.3", f"{LARGE}+dropout=0.3"
+    found = noise.quantities(reached({SMALL: 97.0, LARGE: 90.0, own: 96.0, other: 92.0}))
+    assert found == pytest.approx({"shrinks_gap:dropout=0.3": 7.0 - 4.0, "gains:dropout=0.3": 2.0})
+
+
+def test_divergences_are_counted_with_clipping_and_without() -> None:
+    runs = reached({noise.NOISE: 90.0})
+    runs[noise.UNCLIPPED] = run(metrics={"test_accuracy": 10.0}, diverged=True)
+    assert noise.quantities(runs) == {"diverged:clipped": 0.0, "diverged:unclipped": 1.0}
+
+
+# hoffer-increments
+
+
+def moments(trace: float, square: float) -> FinishedRun:
+    places = [f"{place:g}" for place in increments.PLACES]
+    return run(metrics={f"trace@{at}": trace for at in places} | {f"mean_square@{at}": square for at in places})
+
+
+def test_increments_are_compared_by_traces_and_by_squared_means() -> None:
+    found = increments.quantities({SMALL: moments(0.5, 4.0), "a": moments(1.0, 9.0)})
+    here = {name.removesuffix("@0.1"): value for name, value in found.items() if name.endswith("@0.1")}
+    assert here == pytest.approx(
+        {
+            "trace_ratio:a": 2.0,
+            "mean_ratio:a": 1.5,
+            "mean_above:a": (9.0 - 0.81 * 4.0) / 0.5,
+            "mean_below:a": (9.0 - 1.21 * 4.0) / 0.5,
+        }
+    )
+    assert len(found) == 4 * len(increments.PLACES)
+
+
+@pytest.mark.parametrize(("ratio", "inside"), [(0.89, False), (0.91, True), (1.0, True), (1.09, True), (1.11, False)])
+def test_a_mean_step_lies_between_both_bounds_if_its_length_is_within_a_tenth(ratio: float, inside: bool) -> None:
+    found = increments.quantities({SMALL: moments(2.0, 0.3), "a": moments(2.0, 0.3 * ratio**2)})
+    assert (found["mean_above:a@0"] > 0.0 > found["mean_below:a@0"]) is inside
+
+
+def test_a_seed_whose_squared_mean_is_estimated_below_zero_counts_all_the_same() -> None:
+    for own, other in ((4.0, -1.0), (-1.0, 4.0)):
+        found = increments.quantities({SMALL: moments(0.5, own), "a": moments(1.0, other)})
+        assert "mean_ratio:a@1" not in found
+        assert found["mean_above:a@1"] == pytest.approx((other - 0.81 * own) / 0.5)
+
+
+# hoffer-regime
+
+
+def curve(*accuracies: float) -> list[dict[str, float]]:
+    return [{"step": 10.0 * place, "validation_accuracy": value} for place, value in enumerate(accuracies, 1)]
+
+
+def test_late_errors_are_compared_over_the_last_quarter_of_the_steps() -> None:
+    small, large = curve(10, 20, 30, 40, 50, 60, 97, 98), curve(90, 90, 90, 90, 90, 90, 95, 97)
+    runs = {SMALL: run(small), "adapted:256": run(curve(0, 0)), "adapted:512": run(large)}
+    assert regime.quantities(runs) == pytest.approx({"late_error_difference": 97.5 - 96.0})
+
+
+def test_a_run_that_diverged_late_counts_at_chance_and_not_as_it_was_before() -> None:
+    runs = {SMALL: run(curve(90, 92, 94, 96)), "adapted:512": run(curve(99), {"test_accuracy": 10.0}, diverged=True)}
+    assert regime.quantities(runs) == pytest.approx({"late_error_difference": 86.0})
+    assert regime.quantities({SMALL: runs[SMALL]}) == {}
+
+
+# hoffer-overfit
+
+
+def overfitted(losses: list[float], accuracies: list[float]) -> dict[str, float]:
+    rows = [
+        {"step": float(step), "validation_loss": loss, "validation_accuracy": accuracy}
+        for step, (loss, accuracy) in enumerate(zip(losses, accuracies, strict=True), 1)
+    ]
+    return dict(overfit.quantities({overfit.LONG: run(rows)}))
+
+
+def test_a_loss_that_rises_while_the_error_falls_is_seen_as_that() -> None:
+    losses = [1.0, 0.9, 0.8, 0.7, 0.5, 0.4, 0.5, 0.6, 0.7, 0.8, *[1.0] * 10]
+    accuracies = [50.0, 60.0, 70.0, 75.0, 80.0, 82.0, 84.0, 85.0, *[90.0] * 12]
+    # The even places say the minimum is at place 4 or 6 (means .67 and .57 of 3); those beside it are 5 and 7.
+    found = overfitted(losses, accuracies)
+    assert found["minimum_at"] == pytest.approx(7 / 20)
+    assert found["loss_rise"] == pytest.approx(1.0 - (0.4 + 0.6) / 2)
+    assert found["relative_loss_rise"] == pytest.approx(1.0)
+    assert found["error_fall"] == pytest.approx(90.0 - (82.0 + 85.0) / 2)
+
+
+def test_where_the_loss_is_noise_it_does_not_seem_to_rise() -> None:
+    rng = np.random.default_rng(0)
+    rises = [overfitted(list(0.5 + 0.05 * rng.normal(size=50)), [90.0] * 50)["loss_rise"] for _ in range(400)]
+    assert abs(np.mean(rises) / (np.std(rises) / math.sqrt(len(rises)))) < 4
+
+
+def test_a_loss_that_goes_on_falling_does_not_rise() -> None:
+    falling = [1.0 / step for step in range(1, 51)]
+    assert overfitted(falling, [90.0] * 50)["relative_loss_rise"] < overfit.RISE
+    assert overfitted(falling, [90.0] * 50)["minimum_at"] == pytest.approx(49 / 50)
+    assert overfitted(falling[:5], [90.0] * 5) == {}
+
+
+# hoffer-distance
+
+
+def travelled(steps: int, law: str, scale: float, *, epoch: int = 10) -> FinishedRun:
+    distances = {
+        step: scale * (1.0 + 2.0 * math.log(step) if law == "log" else 3.0 * step**0.25) for step in range(1, steps + 1)
+    }
+    rows = [
+        {"step": step, "epoch": step / epoch, "weight_distance": d, "weight_distance_first": 0.5 * d}
+        for step, d in distances.items()
+    ]
+    return run(rows)
+
+
+def test_a_curve_that_is_the_logarithm_is_fitted_as_it_and_one_that_is_a_power_as_that() -> None:
+    for law, sign in (("log", 1), ("power", -1)):
+        found = distance.quantities({"before:32": travelled(80, law, 1.0), "before:64": travelled(40, law, 1.0)})
+        assert sign * found["log_over_power:before"] > 100
+        assert sign * found["log_over_power_ahead:before"] > 1
+        if law == "log":
+            assert found["log_slope:before:32"] == pytest.approx(2.0)
+            assert found["log_slope:before:first:64"] == pytest.approx(1.0)
+            assert found["log_r2:before:32"] == pytest.approx(1.0)
+            assert found["power_r2:before:32"] < 1.0
+        else:
+            assert found["power:before:32"] == pytest.approx(0.25, abs=1e-6)
+            assert found["power_r2:before:32"] == pytest.approx(1.0)
+
+
+def test_curves_are_compared_at_the_last_step_that_all_batches_have() -> None:
+    # At step 40 the logarithm's curve is at 1 + 2 ln 40, times each batch's scale.
+    height = 1.0 + 2.0 * math.log(40)
+    before = {f"before:{size}": travelled(steps, "log", s) for size, steps, s in ((32, 80, 1.5), (64, 40, 0.5))}
+    after = {f"after:{size}": travelled(steps, "log", s) for size, steps, s in ((32, 80, 1.2), (64, 40, 1.0))}
+    found = distance.quantities({**before, **after})
+    assert found["spread:before"] == pytest.approx(1.0 * height)
+    assert found["relative_spread:before"] == pytest.approx(1.0)
+    assert found["spread:after"] == pytest.approx(0.2 * height)
+    assert found["relative_spread:after"] == pytest.approx(0.2 / 1.1)
+    assert found["spread_ratio"] == found["spread_ratio:first"] == pytest.approx(0.2)
+
+
+def test_where_a_batch_diverged_there_is_no_spread_over_all_of_them() -> None:
+    lost = run(diverged=True)
+    found = distance.quantities({"before:32": travelled(80, "log", 1.0), "before:64": lost})
+    assert not any(name.startswith(("spread", "relative_spread")) for name in found)
+
+
+def test_the_head_start_is_read_at_the_end_of_the_largest_batch_s_first_epoch() -> None:
+    runs = {
+        "after:32": travelled(80, "power", 1.0, epoch=20),
+        "after:512": travelled(40, "power", 2.0, epoch=5),
+        "clip_never:512": travelled(40, "power", 3.0, epoch=5),
+    }
+    found = distance.quantities(runs)
+    there = 3.0 * 5**0.25
+    assert found["offset:clipped"] == pytest.approx(1.0 * there)
+    assert found["offset:unclipped"] == pytest.approx(2.0 * there)
+    assert found["offset_from_clipping"] == pytest.approx(-1.0 * there)
+
+
+# hoffer-diffusion
+
+
+def diffused(batch: int, distance: float, accuracy: float, *, fitted: bool = True) -> FinishedRun:
+    metrics = {
+        "weight_distance": distance,
+        "test_accuracy": accuracy,
+        "final_train_accuracy": 100.0 if fitted else 99.0,
+        "final_train_loss": 1.0 / distance,
+        "top_eigenvalue": 100.0 / distance,
+    }
+    return run(metrics=metrics, recipe=RECIPE.replace(batch_size=batch))
+
+
+GRID = [(batch, distance) for batch in (32, 128, 512) for distance in (1.0, 2.0, 5.0, 11.0 + batch / 100)]
+
+
+def law(batch: float, distance: float) -> float:
+    """Each doubling of the batch costs 0.7 points; the distance is worth something too."""
+    return 80.0 - 0.7 * math.log2(batch) + 3.0 * math.log(distance) - 0.5 * math.log(distance) ** 2
+
+
+def test_the_regression_finds_the_law_that_the_accuracies_were_made_by() -> None:
+    runs = {f"{b}, {d}": diffused(b, d, law(b, d)) for b, d in GRID}
+    found = diffusion.quantities(runs)
+    assert found["log_batch_given_distance"] == pytest.approx(-0.7)
+    slope = np.polyfit([math.log2(b) for b, _ in GRID], [law(b, d) for b, d in GRID], 1)[0]
+    assert found["log_batch_alone"] == pytest.approx(slope)
+
+
+def test_rank_correlations_are_those_of_ranks() -> None:
+    found = diffusion.quantities({f"{b}, {d}": diffused(b, d, 50.0 + d**3) for b, d in GRID})
+    assert found["rank:accuracy~distance"] == pytest.approx(1.0)
+    assert found["rank:late_accuracy~distance"] == pytest.approx(1.0)
+    assert found["rank:train_loss~distance"] == found["rank:late_top_eigenvalue~distance"] == pytest.approx(-1.0)
+
+
+def test_late_means_that_the_net_fits_the_training_set() -> None:
+    runs = {f"{b}, {d}": diffused(b, d, 50.0 + d) for b, d in GRID}
+    early = {f"early {d}": diffused(32, d, 50.0 - d, fitted=False) for d in (1.0, 3.0, 7.0)}
+    found = diffusion.quantities({**runs, **early})
+    assert found["rank:late_accuracy~distance"] == pytest.approx(1.0)
+    assert found["rank:accuracy~distance"] < 1.0
+    few = dict(list(runs.items())[:5])
+    assert not any(name.startswith("rank:late") for name in diffusion.quantities({**few, **early}))
+    assert diffusion.quantities(few) == {}
+
+
+# The rest
+
+
+def test_landscape_numbers_go_by_their_names_and_those_of_mini_batches_by_names_of_their_own() -> None:
+    runs = {landscape.FULL: run(metrics={"alpha:1-10": 2.0}), landscape.BATCH: run(metrics={"alpha:1-10": 1.5})}
+    assert landscape.quantities(runs) == {"alpha:1-10": 2.0, "mini_batch:alpha:1-10": 1.5}
+
+
+def test_the_exponent_of_every_walk_is_its_own() -> None:
+    assert random_walk.quantities({"flat": run(metrics={"exponent": 0.5})}) == {"exponent:flat": 0.5}
+
+
+def test_a_correlation_is_held_against_the_closed_form() -> None:
+    found = epoch.quantities({LARGE: run(metrics={"correlation": -0.09, "expected_correlation": -0.08})})
+    assert found == pytest.approx({"correlation:large_batch": -0.09, "off_exact:large_batch": -0.01})
+
+
+def test_running_statistics_are_better_by_the_difference_of_two_accuracies() -> None:
+    runs = {
+        "sequential": run(metrics={"test_accuracy": 97.0, "ghost_statistics_accuracy": 95.5}),
+        ghosts.TIMING: run(metrics={"ratio": 1.02}),
+    }
+    assert ghosts.quantities(runs) == pytest.approx({"running_over_ghosts": 1.5, "step_time_ratio": 1.02})
+    assert ghosts.quantities({"sequential": run(metrics={"test_accuracy": 10.0}, diverged=True)}) == {}
+
+
+def test_what_losing_the_momentum_costs_is_a_difference_of_accuracies_and_of_gaps() -> None:
+    accuracy = {SMALL: 98.0, LARGE: 97.0, LR: 97.5, f"authors:{SMALL}": 98.1, f"authors:{LARGE}": 96.0}
+    accuracy |= {f"authors:{LR}": 96.5, f"reset1:{LARGE}": 96.2}
+    found = momentum_reset.quantities(reached(accuracy))
+    known = {name: value for name, value in found.items() if math.isfinite(value)}
+    assert known == pytest.approx(
+        {
+            "gap": 1.0,
+            "authors:gap": 2.1,
+            "gap_by_defects": 1.1,
+            f"reset_cost:{LARGE}": 0.8,
+            "lr_gain": 0.5,
+            "authors:lr_gain": 0.5,
+        }
+    )
+
+
+def test_the_slope_of_the_dose_is_points_per_doubling_of_the_buffer_s_life() -> None:
+    doses = {f"reset1:{LARGE}": 90.0, f"reset2:{LARGE}": 91.0, f"reset4:{LARGE}": 92.0, LARGE: 93.0}
+    assert momentum_reset.quantities(reached(doses))[f"dose_slope:{LARGE}"] == pytest.approx(1.0)
