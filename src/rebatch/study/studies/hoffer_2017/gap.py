@@ -159,7 +159,7 @@ def _claims(task: Task, size: _Size, *, plateaus: bool) -> tuple[Claim, ...]:
             why=f"Margin {MARGIN} points: nobody would retune for less. {why}.",
         )
 
-    claims = (
+    claims: tuple[Claim, ...] = (
         claim("H1", "At equal epochs and learning rate the larger batch is worse", Greater(SMALL, LARGE, MARGIN)),
         claim(
             "H2",
