@@ -14,6 +14,8 @@ import pytest
 
 import rebatch
 from rebatch.cli.main import run
+from rebatch.report.evidence_table import evidence_markdown
+from rebatch.study.evidence import evidence
 from rebatch.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +91,13 @@ def test_every_public_name_exists_and_is_documented() -> None:
             if inspect.isfunction(value) or inspect.isclass(value):
                 assert inspect.getdoc(value), f"{module.__name__}.{name}"
         assert list(getattr(module, "__all__", [])) == sorted(getattr(module, "__all__", []))
+
+
+def test_the_claims_of_the_page_are_what_the_kept_results_say() -> None:
+    """Mend with: rebatch study list --markdown."""
+    page = (ROOT / "docs" / "reproducing-hoffer.md").read_text()
+    table = page.partition("<!-- claims -->\n")[2].partition("<!-- /claims -->")[0]
+    assert table == evidence_markdown(evidence())
 
 
 def test_the_table_of_the_readme_is_what_the_kept_result_says() -> None:

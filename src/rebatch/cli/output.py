@@ -30,6 +30,12 @@ def write_json(document: bytes) -> None:
         sys.stdout.write(document.decode() + "\n")
 
 
+def write_text(text: str) -> None:
+    """Lines for a file, as they are: not one is wrapped."""
+    with _standard_output():
+        sys.stdout.write(text)
+
+
 def drop_output() -> None:
     """Send standard output nowhere, so that Python does not fail once more when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

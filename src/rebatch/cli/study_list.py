@@ -13,11 +13,14 @@ Results = Annotated[
 ]
 
 
-def list_studies(json: Json = False, results: Results = None) -> None:
+Markdown = Annotated[bool, typer.Option("--markdown", help="The claims as a Markdown table, for a page.")]
+
+
+def list_studies(json: Json = False, results: Results = None, markdown: Markdown = False) -> None:
     """The built-in studies and their claims with the verdicts of kept results, and the tasks."""
     import msgspec
 
-    from rebatch.cli.output import say, write_json
+    from rebatch.cli.output import say, write_json, write_text
     from rebatch.study.evidence import evidence
     from rebatch.tasks import TASKS
 
@@ -25,6 +28,9 @@ def list_studies(json: Json = False, results: Results = None) -> None:
     if json:
         write_json(msgspec.json.format(msgspec.json.encode({"studies": studies, "tasks": list(TASKS)}), indent=2))
         return
-    from rebatch.report.evidence_table import evidence_table
+    from rebatch.report.evidence_table import evidence_markdown, evidence_table
 
+    if markdown:
+        write_text(evidence_markdown(studies))
+        return
     say(evidence_table(studies, list(TASKS)))

@@ -26,3 +26,27 @@ def _verdict(claim: ClaimEvidence) -> tuple[Text, Text, Text]:
         return Text("-"), Text(""), Text("")
     where = f"{claim.task}, {claim.scale}"
     return Text(claim.verdict, style=VERDICT_STYLE[claim.verdict]), Text(where), Text(claim.results or "")
+
+
+def evidence_markdown(studies: Sequence[StudyEvidence], results: str = "../results") -> str:
+    """The same as a table for a page of the docs, with effects and links; `results` is the folder seen from there."""
+    lines = ["| claim | statement | verdict | effect | published | from |", "|---|---|---|---|---|---|"]
+    for study in studies:
+        for claim in study.claims:
+            lines.append(f"| {claim.id} | {claim.statement} | {' | '.join(_cells(study, claim, results))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cells(study: StudyEvidence, claim: ClaimEvidence, results: str) -> tuple[str, str, str, str]:
+    published = "" if claim.expected is None else f"{claim.expected:g}"
+    if claim.verdict is None:
+        return "no result yet", "", published, f"needs `{claim.needs}`"
+    best = next(each for each in claim.all if each.results == claim.results)
+    effect = best.effect
+    assert effect.estimate is not None
+    numbers = f"{effect.estimate:.3g}"
+    if effect.low is not None and effect.high is not None:
+        numbers += f" [{effect.low:.3g}, {effect.high:.3g}]"
+    numbers += "" if best.unit in ("", "points") else f" {best.unit}"
+    link = f"{results}/{(claim.results or '').removeprefix('results/')}"
+    return claim.verdict, numbers, published, f"[{study.name}, {claim.task}, {claim.scale}]({link})"

@@ -41,6 +41,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     scale: str
     verdict: Literal["confirmed", "refuted", "undecided"]
     effect: Effect
+    unit: str
     expected: float | None
     results: str
 
@@ -72,6 +73,7 @@ class _KeptClaim(msgspec.Struct):
     id: str
     verdict: Literal["confirmed", "refuted", "undecided"]
     effect: Effect = Effect()
+    unit: str = "points"
     expected: float | None = None
 
 
@@ -127,14 +129,15 @@ def _is_result(path: Path) -> bool:
 
 
 def _study(study: Study, kept: Sequence[tuple[_Kept, str]]) -> StudyEvidence:
-    claims: dict[str, Claim] = {}
+    claims: dict[str, tuple[Claim, str]] = {}
     for task in (study.task, *study.other_tasks):
-        claims = {claim.id: claim for claim in study.design(find_task(task), "cpu").claims} | claims
-    found = tuple(_claim(study, claim, kept) for claim in claims.values())
+        claims = {claim.id: (claim, task) for claim in study.design(find_task(task), "cpu").claims} | claims
+    order = sorted(claims.values(), key=lambda found: found[1] != study.task)
+    found = tuple(_claim(study, claim, task, kept) for claim, task in order)
     return StudyEvidence(name=study.name, source=study.source, title=study.title, claims=found)
 
 
-def _claim(study: Study, claim: Claim, kept: Sequence[tuple[_Kept, str]]) -> ClaimEvidence:
+def _claim(study: Study, claim: Claim, task: str, kept: Sequence[tuple[_Kept, str]]) -> ClaimEvidence:
     found = sorted(_verdicts(claim.id, kept), key=_strength)
     best = next((each for each in found if each.effect.estimate is not None), None)
     return ClaimEvidence(
@@ -145,7 +148,7 @@ def _claim(study: Study, claim: Claim, kept: Sequence[tuple[_Kept, str]]) -> Cla
         scale=best.scale if best else None,
         task=best.task if best else None,
         results=best.results if best else None,
-        needs=None if best else _needs(study, [each for each, _ in kept]),
+        needs=None if best else _needs(study, task, [each for each, _ in kept]),
         all=tuple(found),
     )
 
@@ -159,6 +162,7 @@ def _verdicts(claim_id: str, kept: Sequence[tuple[_Kept, str]]) -> Iterable[Foun
                     scale=each.scale,
                     verdict=claim.verdict,
                     effect=claim.effect,
+                    unit=claim.unit,
                     expected=claim.expected,
                     results=path,
                 )
@@ -171,8 +175,10 @@ def _strength(found: Found) -> tuple[int, int, str]:
     return scale, ranks.get(found.task, len(TASK_RANK)), found.task
 
 
-def _needs(study: Study, kept: Sequence[_Kept]) -> str:
+def _needs(study: Study, task: str, kept: Sequence[_Kept]) -> str:
     """The command that would give a verdict, and which results leave it open."""
+    if task != study.task:
+        return f"rebatch study run {study.name} --task {task} --scale paper"
     command = f"rebatch study run {study.name} --scale cpu"
     seen = ", ".join(dict.fromkeys(f"{each.task} at scale {each.scale}" for each in kept))
     return f"{command} (results that leave it open: {seen})" if seen else command
