@@ -110,7 +110,8 @@ class DistanceDrop(_Schedule, frozen=True, tag="distance_drop"):
     Hoffer et al. (2017) propose to drop by weight distance instead of a validation plateau and give no rule; this is
     ours: the distances are those that the small batch had travelled at its own drops, so that a batch of any size has
     diffused as far before it settles. `latest` are fractions of the budget, one for each distance, for a run that
-    never gets there. The distance is read before every tenth step: it costs a pass over the weights.
+    never gets there. The distance is read before every tenth step, oftener in runs of under
+    1,000: it costs a pass over the weights.
     """
 
     distances: tuple[float, ...]

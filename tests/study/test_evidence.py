@@ -33,9 +33,11 @@ def test_without_results_every_claim_says_what_it_needs(tmp_path: Path) -> None:
         assert study.claims
         for claim in study.claims:
             assert (claim.verdict, claim.results, claim.all) == (None, None, ())
-            at_home = claim.id != "H6"  # ImageNet is not what the study runs on by itself
+            at_home = claim.id != "H6"  # ImageNet: another task than the study's own
             needs = f"rebatch study run {study.name} --scale cpu"
-            assert claim.needs == (needs if at_home else "rebatch study run hoffer-gap --task imagenet/alexnet --scale paper")
+            assert claim.needs == (
+                needs if at_home else "rebatch study run hoffer-gap --task imagenet/alexnet --scale paper"
+            )
 
 
 def test_a_larger_scale_and_then_the_papers_own_task_is_the_stronger_evidence(tmp_path: Path) -> None:

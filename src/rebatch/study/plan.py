@@ -19,6 +19,7 @@ from rebatch.study.claims import Claim, arms_of, quantities_of
 from rebatch.study.probes import Probe
 from rebatch.study.records import SeedRuns
 from rebatch.tasks.find import describe
+from rebatch.tasks.table import SIMULATION
 from rebatch.tasks.task import Task
 
 Scale = Literal["quick", "cpu", "paper"]
@@ -201,6 +202,9 @@ def make_plan(
     Raises:
         RequestError: the study's design fails, or names arms that it does not have, or a batch cannot be filled.
     """
+    if (task.name == SIMULATION.name) != (study.task == "simulation"):
+        way = "leave --task out" if study.task == "simulation" else "name one that has a model and data"
+        raise RequestError(f"study {study.name!r} does not run on task {task.name!r}; {way}")
     design = _design(study, task, scale)
     if seeds is not None:
         design = msgspec.structs.replace(design, seeds=seeds, arms=tuple(_at_most(arm, seeds) for arm in design.arms))

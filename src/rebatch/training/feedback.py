@@ -9,7 +9,7 @@ from torch import Tensor
 from rebatch.distance import weight_distance
 from rebatch.schedule import ROUNDING, DistanceDrop, Plateau, Schedule
 
-# Reading the distance costs a pass over the weights, so it is read at every tenth step.
+# Reading the distance costs a pass over the weights: at every tenth step, oftener where a run has under 1,000 of them.
 STEPS_BETWEEN_READINGS = 10
 
 
@@ -20,6 +20,7 @@ class Drops:
         self._schedule, self._total, self._weights = schedule, total, weights
         self._start = [weight.detach().clone() for weight in weights] if isinstance(schedule, DistanceDrop) else []
         self._best, self._since = math.inf, 0
+        self._every = max(1, min(STEPS_BETWEEN_READINGS, total // 100))
         self.count = 0
 
     def before_step(self, step: int) -> int:
@@ -28,7 +29,7 @@ class Drops:
             case DistanceDrop(distances=distances, latest=latest) if self.count < len(distances):
                 overdue = sum(step / self._total + ROUNDING >= end for end in latest)
                 self.count = max(self.count, overdue)
-                if step % STEPS_BETWEEN_READINGS == 0:
+                if step % self._every == 0:
                     travelled = weight_distance(self._weights, self._start).item()
                     self.count = max(self.count, sum(travelled >= distance for distance in distances))
             case _:

@@ -50,7 +50,11 @@ def distance_design(task: Task, scale: Scale) -> Design:
         Arm(name=f"clip_first_epoch:{sizes[-1]}", recipe=largest.replace(clip_steps=first_epoch)),
         Arm(name=f"clip_never:{sizes[-1]}", recipe=largest.replace(max_grad_norm=None)),
     ]
-    return Design(arms=tuple(arms), claims=_claims(sizes), seeds=seeds_of(task, scale, cpu=3))
+    return Design(
+        arms=tuple(arms),
+        claims=_claims(sizes, published=task.name == "cifar10/resnet44"),
+        seeds=seeds_of(task, scale, cpu=3),
+    )
 
 
 def quantities(runs: SeedRuns) -> Mapping[str, float]:
@@ -121,7 +125,7 @@ def _offset(runs: SeedRuns) -> dict[str, float]:
     return {"offset:clipped": with_clip, "offset:unclipped": without, "offset_from_clipping": with_clip - without}
 
 
-def _claims(sizes: list[int]) -> tuple[Claim, ...]:
+def _claims(sizes: list[int], *, published: bool) -> tuple[Claim, ...]:
     why = (
         "Two laws of two coefficients each, both fitted on d: the sign of the difference of Akaike's criterion, mean "
         f"over batch sizes, is the claim; for spreads it is their ratio. Seeds: {OTHER_SEEDS}."
@@ -144,7 +148,7 @@ def _claims(sizes: list[int]) -> tuple[Claim, ...]:
             "H9",
             "Learning rate and ghosts bring the curves of all batch sizes together",
             Quantity("spread_ratio", high=1.0, unit="times the spread before"),
-            expected=0.78,
+            expected=0.78 if published else None,
             why=f"{why} Published, read off Figure 2: 1.09 of 1.39 at step 1,900 (the first convolution, we think).",
         ),
         claim(

@@ -49,8 +49,8 @@ def updates_design(task: Task, scale: Scale) -> Design:
         ),
         claim(
             "H7-few",
-            "The small batch cut to the large batch's updates is no better than the large batch",
-            Greater(LARGE, FEW, -MARGIN),
+            "The small batch cut to the large batch's updates falls to the large batch's level",
+            Equivalent(FEW, LARGE, MARGIN),
             why=why,
         ),
         claim(
