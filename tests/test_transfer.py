@@ -399,3 +399,8 @@ def test_an_output_that_cannot_be_written_is_named_as_the_user_gave_it(
     assert f"cannot write {path / 'new.toml'}: " in capsys.readouterr().err
     assert run([*command, str(tmp_path / ("x" * 300))]) == 1
     assert "partial" not in capsys.readouterr().err
+
+
+def test_a_larger_rate_and_matching_noise_exclude_each_other() -> None:
+    with pytest.raises(RequestError, match="sqrt_lr and matching_noise each keep the covariance"):
+        transfer(TUNED, batch_size=256, rules=["sqrt_lr", "matching_noise"])

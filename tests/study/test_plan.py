@@ -13,11 +13,16 @@ from rebatch.study.plan import Arm, Design, RunSpec, Study, make_plan
 from rebatch.study.studies import STUDIES
 from rebatch.study.studies.hoffer_2017.common import LARGE, RA, SMALL
 from rebatch.study.studies.hoffer_2017.gap import GAP, PLATEAUS, SAME_EXAMPLES
-from rebatch.tasks import TASKS
+from rebatch.tasks import TASKS, Task, find_task
 from rebatch.transfer import transfer
 
 DIGITS = TASKS["digits/mlp"]
 SPEC = RunSpec(task="digits/mlp", recipe=DIGITS.recipe, seed=0)
+
+
+def task_for(study: str, task: str) -> Task:
+    """`task`, or for a study that simulates the only one it runs on."""
+    return find_task("simulation") if STUDIES[study].task == "simulation" else TASKS[task]
 
 
 def test_the_hash_of_a_run_is_fixed_so_that_old_stores_stay_valid() -> None:
@@ -61,7 +66,7 @@ def test_a_spec_survives_json() -> None:
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_study_can_be_planned_for_every_task_at_every_scale(study: str, task: str) -> None:
     for scale in ("quick", "cpu", "paper"):
-        plan = make_plan(STUDIES[study], TASKS[task], scale, execution=Execution())
+        plan = make_plan(STUDIES[study], task_for(study, task), scale, execution=Execution())
         ids = [spec.run_id for spec in plan.specs()]
         assert len(ids) == len(set(ids)) <= len(plan.runs())
         names = {arm.name for arm in plan.design.arms}
@@ -142,3 +147,9 @@ def test_a_design_that_is_none_or_fails_is_one_line_with_its_place(capsys: pytes
     with pytest.raises(RequestError, match=r"'mine' cannot be planned: KeyError: 'momentum' \(.*test_plan.py:\d+\)"):
         make_plan(Study(name="mine", title="", source="", design=loud), DIGITS, "quick", execution=Execution())
     assert capsys.readouterr() == ("", "hello\n")
+
+
+def test_simulations_and_trainings_do_not_run_on_each_others_tasks() -> None:
+    for study, task in (("random-walk", "digits/mlp"), ("hoffer-gap", "simulation")):
+        with pytest.raises(RequestError, match=f"study '{study}' does not run on task"):
+            make_plan(STUDIES[study], find_task(task), "quick", execution=Execution())

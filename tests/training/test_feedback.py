@@ -90,7 +90,7 @@ def test_a_run_drops_where_a_hand_written_one_has_travelled_far_enough(
         before = drops
         changes = [now.detach() - then for now, then in zip(model.parameters(), first, strict=True)]
         moved = sum(float(change.square().sum()) for change in changes) ** 0.5
-        while drops < len(distances) and ((step % 10 == 0 and moved >= distances[drops]) or step / 42 >= latest[drops]):
+        while drops < len(distances) and (moved >= distances[drops] or step / 42 >= latest[drops]):
             drops += 1
         if drops > before:
             dropped_at[step] = drops
@@ -114,8 +114,16 @@ def test_the_distance_is_the_one_that_is_measured() -> None:
     goal = next(row["weight_distance"] for row in measured if row["step"] == 20)
     for factor, drops in ((1 - 1e-9, 1), (1 + 1e-9, 0)):
         schedule = DistanceDrop(distances=(goal * factor,), latest=(1.0,))
-        rows, _ = run(LONG.replace(schedule=schedule), evaluations=21)
-        assert next(row["lr"] for row in rows if row["step"] == 22) == pytest.approx(0.1 * 0.1**drops)
+        rows, _ = run(LONG.replace(schedule=schedule), evaluations=42)
+        assert next(row["lr"] for row in rows if row["step"] == 21) == pytest.approx(0.1 * 0.1**drops)
+
+
+@pytest.mark.parametrize(("total", "read_at"), [(40, 1), (550, 5), (1_000, 10), (20_000, 10)])
+def test_the_distance_is_read_often_enough_for_the_length_of_the_run(total: int, read_at: int) -> None:
+    weight = torch.zeros(1)
+    drops = Drops(DistanceDrop(distances=(1.0,), latest=(1.0,)), total, [weight])
+    weight += 2.0
+    assert next(step for step in range(1, 11) if drops.before_step(step)) == read_at
 
 
 def test_a_drop_is_never_taken_back() -> None:
