@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rebatch.report.paper import courses, diffusion, distance, gap, increments, landscape, momentum_reset, walk
+from rebatch.report.paper import courses, diffusion, distance, increments, landscape, momentum_reset, walk
 from rebatch.report.paper.draw import FIGURES, svg
 from rebatch.report.paper.material import Material, Published, gather, read_published
 from rebatch.report.paper.rows import accuracy_span, arm_rows, claim_rows, effect_span
@@ -14,6 +14,7 @@ from rebatch.report.series import column_curve
 from rebatch.report.summary import summarize
 from rebatch.statistics import mean_interval
 from rebatch.study.studies import STUDIES
+from rebatch.study.studies.hoffer_2017.common import PUBLISHED as TABLE
 from rebatch.study.studies.hoffer_2017.overfit import LONG
 from report.made_up import made_up, made_up_store
 
@@ -57,7 +58,7 @@ def test_a_study_without_runs_has_no_figure(study: str, tmp_path: Path) -> None:
 
 def test_arms_show_their_means_seeds_and_published_numbers(tmp_path: Path) -> None:
     material = made_up("hoffer-gap", tmp_path, task="mnist/f1")
-    rows = {row.name: row for row in arm_rows(material, gap.published_row("mnist/f1"))}
+    rows = {row.name: row for row in arm_rows(material, TABLE["mnist/f1"])}
     assert rows["large_batch"].published == 97.05
     assert rows["small_batch+same_examples"].published is None
     row = rows["small_batch"]

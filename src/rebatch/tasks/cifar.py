@@ -3,13 +3,8 @@
 from pathlib import Path
 
 from rebatch.data.augment import IMAGENET_STATISTICS, Flip, PadCrop
-from rebatch.data.loaders import load as load_published
-from rebatch.data.sets import Splits, hold_out
-
-VALIDATION = 5_000
-
-# One split for every seed: the published training set less 5,000 examples to choose things on.
-SPLIT_SEED = 0
+from rebatch.data.sets import Splits
+from rebatch.tasks.published import load_three
 
 GRAY = 127
 """What the authors pad with: about the mean pixel, where others pad with black."""
@@ -26,7 +21,5 @@ def load_cifar100(data_dir: Path, _: int) -> Splits:
 
 
 def _load(name: str, data_dir: Path) -> Splits:
-    published, test = load_published(name, data_dir)
-    train, validation = hold_out(published, VALIDATION, SPLIT_SEED)
     augmentations = (PadCrop(padding=4, fill=GRAY), Flip())
-    return Splits(train, validation, test, augmentations, normalize=IMAGENET_STATISTICS)
+    return Splits(*load_three(name, data_dir), augmentations, normalize=IMAGENET_STATISTICS)

@@ -12,12 +12,10 @@ import torch
 from rebatch.data.augment import IMAGENET_STATISTICS, Flip
 from rebatch.data.images import DecodeCrop, ImageFiles, find_images
 from rebatch.data.sets import DataSet, Splits, hold_out
+from rebatch.tasks.published import SPLIT_SEED
 
 # Drawn from the 1,281,167 published training images: a standard error of half a point for less than 1 % of them.
 VALIDATION = 10_000
-
-# One split for every seed.
-SPLIT_SEED = 0
 
 
 def load(data_dir: Path, _: int) -> Splits:

@@ -3,13 +3,8 @@
 from pathlib import Path
 
 from rebatch.data.augment import Flip, Normalize, PadCrop
-from rebatch.data.loaders import load as load_published
-from rebatch.data.sets import Splits, hold_out
-
-VALIDATION = 5_000
-
-# One split for every seed: the published training set less 5,000 examples to choose things on.
-SPLIT_SEED = 0
+from rebatch.data.sets import Splits
+from rebatch.tasks.published import load_three
 
 
 def load_mnist(data_dir: Path, _: int) -> Splits:
@@ -23,8 +18,5 @@ def load_fashion_mnist(data_dir: Path, _: int) -> Splits:
 
 
 def _load(name: str, data_dir: Path) -> Splits:
-    published, test = load_published(name, data_dir)
-    train, validation = hold_out(published, VALIDATION, SPLIT_SEED)
-    return Splits(
-        train, validation, test, augmentations=(PadCrop(padding=2), Flip()), normalize=Normalize((0.5,), (0.5,))
-    )
+    augmentations = (PadCrop(padding=2), Flip())
+    return Splits(*load_three(name, data_dir), augmentations, normalize=Normalize((0.5,), (0.5,)))

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rebatch.report.paper.canvas import color, notes, panels, whiskers
-from rebatch.report.paper.gap import published_row
 from rebatch.report.paper.material import Material
 from rebatch.report.series import arm_accuracy
 from rebatch.statistics import Interval
-from rebatch.study.studies.hoffer_2017.common import LARGE, LR, RA
+from rebatch.study.studies.hoffer_2017.common import LARGE, LR, PUBLISHED, RA
 from rebatch.study.studies.hoffer_2017.momentum_reset import COLUMNS, DOSES
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def figure(material: Material) -> "Figure | None":
         _draw(left, points, place + 3, name, 0.08 * (place - 0.5), line=True)
     for place, (form, points) in enumerate(columns.items()):
         _draw(right, points, place, FORMS[form], 0.22 * (place - 1), line=False)
-    row = published_row(material.plan.task)
+    row = PUBLISHED.get(material.plan.task, {})
     if row:
         right.plot(range(len(row)), list(row.values()), "*", color="#CC79A7", markersize=10, label="published")
     left.set(xscale="log", xlabel="epochs that the momentum buffer lives", ylabel="test accuracy (%)")
