@@ -12,13 +12,15 @@ class Observation:
     """A step at the moment when its gradient is complete and the weights have not moved.
 
     `step` counts the finished steps; the gradient lies in the parameters' `.grad`, before clipping, divided as the
-    recipe says; `examples` is the number of examples of this step over all micro-batches and ranks.
+    recipe says; `examples` is the number of examples of this step over all micro-batches and ranks, `loss` the summed
+    loss of this rank's share of them, on the device.
     """
 
     step: int
     model: nn.Module
     examples: int
     lr: float
+    loss: Tensor
 
 
 class Observer:

@@ -9,7 +9,7 @@ from torch import Tensor
 from rebatch import draws
 from rebatch.batching import batch_bounds
 from rebatch.data.augment import Augmentation, Normalize
-from rebatch.data.sets import DataSet
+from rebatch.data.sets import DataSet, Splits
 from rebatch.recipe import Recipe
 
 # How far to work ahead, in batches such as the one asked for: one is being trained on while the next are decoded.
@@ -111,6 +111,18 @@ def planned(
             order = epoch, torch.from_numpy(draws.order(seed, epoch, examples))
         for first, last in pieces(stop - start):
             yield epoch, order[1][start + first : start + last]
+
+
+def past_batches(data: Splits, recipe: Recipe, *, seed: int) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """From a step's number to the batch that a run of `recipe` with `seed` sees there, exactly, at any time."""
+    source = BatchSource(data.train, data.augmentations, data.normalize, seed=seed)
+    examples = len(data.train)
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        epoch, start, stop = batch_bounds(step, examples, recipe)
+        return source.batch(epoch, torch.from_numpy(draws.order(seed, epoch, examples))[start:stop])
+
+    return batch
 
 
 def prepare(data: DataSet, which: slice | Tensor, normalize: Normalize | None) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ from rebatch.measure.epoch_correlation import (
     exact_cross_trace,
     sample_epochs,
 )
+from rebatch.measure.forgetting import Decay, Forgetting, Replay, fit_decay
 from rebatch.measure.increments import (
     Moments,
     Setting,
@@ -37,19 +38,25 @@ from rebatch.measure.random_walk import (
     mean_square_distance,
     walk,
 )
+from rebatch.measure.stability import edge, optimum, stable_lr, stable_lr_of, unstable
 from rebatch.measure.weight_distance import WeightDistance, weight_distance
 
 __all__ = [
+    "Decay",
+    "Forgetting",
     "Landscape",
     "Moments",
+    "Replay",
     "Setting",
     "Spread",
     "WeightDistance",
     "batch_correlation",
     "covariance_trace",
     "cross_covariance_trace",
+    "edge",
     "exact_cross_trace",
     "fit_alpha",
+    "fit_decay",
     "flat_potential",
     "fractional_potential",
     "hessian_traces",
@@ -59,15 +66,19 @@ __all__ = [
     "mean_square_distance",
     "mean_step_ratio",
     "mean_step_square",
+    "optimum",
     "random_direction",
     "sample_epochs",
     "sample_updates",
     "spread",
+    "stable_lr",
+    "stable_lr_of",
     "taylor_curve",
     "taylor_line",
     "taylor_ratio",
     "trace_ratio",
     "undisturbed",
+    "unstable",
     "update_moments",
     "walk",
     "weight_distance",

@@ -61,9 +61,10 @@ def train(
         epoch, start, stop = batch_bounds(step, examples, recipe)
         lr = run.prepare(step)
         divisor = stop - start if recipe.loss_reduction == "mean" else 1
-        run.loss_sum += run.gradient.compute(epoch, run.order(epoch)[start:stop], divisor)
+        loss_sum = run.gradient.compute(epoch, run.order(epoch)[start:stop], divisor)
+        run.loss_sum += loss_sum
         for observer in observers:
-            observer.step(Observation(step, model, stop - start, lr))
+            observer.step(Observation(step, model, stop - start, lr, loss_sum))
         run.clip(step)
         run.optimizer.step()
         if row_due := step + 1 in log_spaced or step + 1 in even:

@@ -1,0 +1,79 @@
+"""The edge of stability against iterated quadratics; edges and optima of sweeps against what one reads off."""
+
+import math
+
+import pytest
+import torch
+
+from rebatch.measure import edge, optimum, stable_lr, stable_lr_of, unstable
+from rebatch.recipe import Sgd
+
+
+@pytest.mark.parametrize(
+    ("momentum", "nesterov"),
+    [(0.0, False), (0.5, False), (0.9, False), (0.97, False), (0.5, True), (0.9, True), (0.97, True)],
+)
+def test_just_below_the_limit_torch_converges_on_a_quadratic_and_just_above_it_diverges(
+    momentum: float, nesterov: bool
+) -> None:
+    optimizer = Sgd(lr=1.0, momentum=momentum, nesterov=nesterov)
+    limit = stable_lr_of(optimizer, 1.7)
+    assert limit == stable_lr(1.7, momentum, nesterov=nesterov)
+    ends = []
+    for factor in (0.95, 1.05):
+        weight = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
+        sgd = torch.optim.SGD([weight], lr=factor * limit, momentum=momentum, nesterov=nesterov)
+        for _ in range(400):
+            weight.grad = 1.7 * weight.detach()
+            sgd.step()
+        ends.append(abs(weight.item()))
+    assert ends[0] < 0.1
+    assert ends[1] > 100.0
+
+
+def test_where_the_loss_does_not_curve_upwards_no_rate_is_too_large() -> None:
+    assert stable_lr(0.0) == stable_lr(-1.0, 0.9) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("losses", "broken"),
+    [
+        ([0.4, 0.2, 0.1], [False, False, False]),
+        ([0.4, 0.2, math.nan], [False, False, True]),
+        ([0.4, math.inf, 0.2], [False, True, True]),  # what lies above a broken rate is broken
+        ([2.4, 0.2], [True, True]),
+        ([2.3, 0.2], [False, False]),  # at chance, not above it
+    ],
+)
+def test_a_rate_is_broken_where_the_loss_is_lost(losses: list[float], broken: list[bool]) -> None:
+    assert unstable(losses, math.log(10)) == broken
+
+
+def test_a_leap_counts_where_it_is_asked_for() -> None:
+    assert unstable([0.1, 0.19, 0.39, 0.2], math.log(10), jump=2) == [False, False, True, True]
+    assert unstable([0.1, 0.19, 0.37, 0.2], math.log(10), jump=2) == [False] * 4
+
+
+def test_the_edge_lies_between_what_holds_and_what_does_not() -> None:
+    found = edge([0.5, 1.0, 4.0], [False, False, True])
+    assert (found.low, found.estimate, found.high) == (1.0, 2.0, 4.0)
+    above = edge([1.0, 2.0], [False, False])
+    assert (above.low, above.high) == (2.0, math.inf)
+    below = edge([1.0, 2.0], [True, True])
+    assert (below.low, below.high) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="rising rates and as many answers"):
+        edge([2.0, 1.0], [False, True])
+
+
+@pytest.mark.parametrize("best", [0.7, 1.0, 1.9, 5.0])
+def test_the_optimum_of_a_parabola_in_log_rate_is_found_exactly(best: float) -> None:
+    rates = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0]
+    losses = [0.2 + 0.03 * math.log2(rate / best) ** 2 for rate in rates]
+    assert optimum(rates, losses) == pytest.approx(best, rel=1e-9)
+
+
+def test_an_optimum_at_an_end_or_beside_a_broken_rate_is_that_rate() -> None:
+    assert optimum([1.0, 2.0, 4.0], [1.0, 2.0, 3.0]) == 1.0
+    assert optimum([1.0, 2.0, 4.0], [2.0, 1.0, math.nan]) == 2.0
+    assert optimum([1.0, 2.0, 4.0], [1.0, 1.0, 1.0]) == 1.0
+    assert math.isnan(optimum([1.0, 2.0], [math.nan, math.inf]))
