@@ -26,6 +26,8 @@ Array = NDArray[np.float64]
 
 # An epoch later an example is met again, so the curve's decay is read within the last epoch only.
 WITHIN = 1.0
+# Fewer batches than this say nothing of a decay.
+LEAST_BATCHES = 8
 # Reached is the limit where this share of the way from the newest batch's loss has been covered.
 COVERED = 0.9
 
@@ -97,21 +99,20 @@ def fit_decay(ages: Array, losses: Array, *, within: float = WITHIN, level: floa
 
     young = ages < within
     x, y = ages[young], losses[young]
-    if len(x) < 8:
-        raise ValueError(
-            f"a decay needs at least 8 batches within {within:g} epochs, got {len(x)}; keep more, or widen it"
-        )
+    if len(x) < LEAST_BATCHES:
+        limit = f"at least {LEAST_BATCHES} batches within {within:g} epochs"
+        raise ValueError(f"a decay needs {limit}, got {len(x)}; keep more, or widen it")
     spacing = max((x.max() - x.min()) / len(x), 1e-6)
     taus = np.geomspace(spacing / 2.0, 100.0, 800)
     fits = [_linear(x, y, tau) for tau in taus]
     residuals = np.array([rss for _, _, rss in fits])
     best = int(residuals.argmin())
-    limit, amplitude, least = fits[best]
+    level_off, amplitude, least = fits[best]
     freedom = len(x) - 3
     accepted = taus[residuals <= least * (1.0 + f_distribution.ppf(level, 1, freedom) / freedom)]
     low = 0.0 if accepted[0] == taus[0] else float(accepted[0])
     high = math.inf if accepted[-1] == taus[-1] else float(accepted[-1])
-    return Decay(limit, amplitude, Interval(float(taus[best]), low, high))
+    return Decay(level_off, amplitude, Interval(float(taus[best]), low, high))
 
 
 def _linear(x: Array, y: Array, tau: float) -> tuple[float, float, float]:
