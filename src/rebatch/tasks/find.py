@@ -25,19 +25,26 @@ _NOT_THE_USERS = (
 
 
 def find_task(reference: str) -> Task:
-    """The task called `reference`: `digits/mlp`, `digits` (unique by its data set), or `path/to/file.py:name`."""
+    """The task called `reference`: `digits/mlp`, `digits` (unique by its data set), or `path/to/file.py:name`.
+
+    A variant, called like another task with something after a hyphen (`digits/mlp-plain`), must be named in full.
+    """
     if is_file_reference(reference):
         return load_from_file(reference, Task)
     if reference in TASKS:
         return TASKS[reference]
     if reference in {SIMULATION.name, "simulation"}:
         return SIMULATION
-    matches = [name for name in TASKS if name.split("/")[0] == reference]
+    matches = [name for name in TASKS if name.split("/")[0] == reference and not _is_variant(name)]
     if len(matches) == 1:
         return TASKS[matches[0]]
     if matches:
         raise RequestError(f"--task {reference!r} could be {' or '.join(matches)}; name one of them")
     raise RequestError(f"no task named {reference!r}{did_you_mean(reference, TASKS)} (your own: path/to/file.py:name)")
+
+
+def _is_variant(name: str) -> bool:
+    return any(name.startswith(f"{other}-") for other in TASKS)
 
 
 def is_file_reference(reference: str) -> bool:
