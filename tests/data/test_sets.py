@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from rebatch.data.augment import Flip, Normalize
-from rebatch.data.sets import DataSet, Splits, hold_out
+from rebatch.data.sets import DataSet, Splits, hold_out, nested_order
 from rebatch.errors import RequestError
 
 
@@ -52,3 +52,23 @@ def test_moving_splits_keeps_how_inputs_are_prepared() -> None:
     assert {part.targets.device.type for part in (moved.train, moved.validation, moved.test)} == {"meta"}
     assert (len(moved.train), len(moved.validation), len(moved.test)) == (5, 3, 2)
     assert (moved.augmentations, moved.normalize) == (splits.augmentations, splits.normalize)
+
+
+def test_the_first_of_the_nested_order_are_as_even_over_classes_as_the_data_allow() -> None:
+    targets = torch.tensor([0] * 11 + [1] * 7 + [2] * 3)[torch.randperm(21, generator=torch.Generator().manual_seed(3))]
+    order = nested_order(targets)
+    assert sorted(order.tolist()) == list(range(21))
+    for size in range(1, 22):
+        counts = torch.bincount(targets[order[:size]], minlength=3).tolist()
+        full = min(size // 3, 3)
+        assert min(counts) >= full
+        left = [count for count, members in zip(counts, (11, 7, 3), strict=True) if count < members]
+        assert max(counts) - min(left, default=max(counts)) <= 1  # only a class that has run out lags behind
+    assert torch.equal(order, nested_order(targets))
+
+
+def test_the_nested_order_is_random_within_a_class() -> None:
+    order = nested_order(torch.zeros(1000, dtype=torch.int64))
+    assert not torch.equal(order, torch.arange(1000))
+    first_half = (order[:500] < 500).sum().item()
+    assert abs(first_half - 250) < 4 * (1000 / 16) ** 0.5

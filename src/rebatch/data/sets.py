@@ -62,6 +62,21 @@ class Splits:
         )
 
 
+def nested_order(targets: Tensor) -> Tensor:
+    """An order of examples, shape (N,), whose first n are a subset with classes as even as n and the data allow.
+
+    Subsets of different sizes are nested, and the same for every run: which examples a smaller set has is no part of
+    the question how its size matters.
+    """
+    labels = targets.cpu().numpy()
+    shuffled = draws.generator(0, "nested_order").permutation(len(labels))
+    ranks = np.empty(len(labels), dtype=np.int64)  # how many of its class come before an example
+    for label in np.unique(labels):
+        members = shuffled[labels[shuffled] == label]
+        ranks[members] = np.arange(len(members))
+    return torch.from_numpy(shuffled[np.argsort(ranks[shuffled], kind="stable")])
+
+
 def hold_out(data: DataSet, validation: int, seed: int) -> tuple[DataSet, DataSet]:
     """Split `data` into (train, validation) with `validation` examples drawn by `seed`; both keep the order of `data`.
 
