@@ -15,6 +15,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -48,7 +49,9 @@ def by_hand(model: nn.Module, data: Splits, recipe: Recipe) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True)
     inputs, targets, normalize = data.train.inputs, data.train.targets, data.normalize
     assert normalize is not None
-    tables = [(a, torch.from_numpy(a.draw(draws.generator(0, a.purpose, 0), EXAMPLES))) for a in data.augmentations]
+    tables = [
+        (a, torch.from_numpy(a.draw(partial(draws.generator, 0, a.purpose), 0, EXAMPLES))) for a in data.augmentations
+    ]
     order = torch.from_numpy(draws.order(0, 0, EXAMPLES))
     for step in range(STEPS):
         optimizer.zero_grad()  # first, as ours does: freed before the forward pass needs memory

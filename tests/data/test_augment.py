@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from data import twins
+from rebatch import draws
 from rebatch.data.augment import Augmentation, Flip, Normalize, PadCrop
 
 Case = tuple[Augmentation, Callable[[Any, Tensor, Tensor], Tensor]]
@@ -30,7 +32,7 @@ def images_of(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def table_of(augmentation: Augmentation, examples: int, seed: int = 0) -> Tensor:
-    return torch.from_numpy(augmentation.draw(np.random.default_rng(seed), examples))
+    return torch.from_numpy(augmentation.draw(partial(draws.generator, seed, augmentation.purpose), 0, examples))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

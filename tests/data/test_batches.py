@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -27,8 +29,8 @@ INDICES = torch.tensor([7, 2, 19, 2, 22, 0, 11])
 
 def test_a_batch_is_rebuilt_from_the_tables_of_its_epoch() -> None:
     data = images()
-    crops = torch.from_numpy(CROP.draw(draws.generator(3, "pad_crop", 5), len(data)))
-    flips = torch.from_numpy(FLIP.draw(draws.generator(3, "flip", 5), len(data)))
+    crops = torch.from_numpy(CROP.draw(partial(draws.generator, 3, "pad_crop"), 5, len(data)))
+    flips = torch.from_numpy(FLIP.draw(partial(draws.generator, 3, "flip"), 5, len(data)))
     cropped = twins.pad_crop(CROP, data.inputs[INDICES], crops[INDICES])
     expected = NORMALIZE(twins.flip(FLIP, cropped, flips[INDICES]))
     inputs, targets = source().batch(5, INDICES)

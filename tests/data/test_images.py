@@ -1,6 +1,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +43,8 @@ def source_of(files: ImageFiles) -> BatchSource:
 
 def test_a_batch_is_rebuilt_from_the_tables_of_its_epoch(paths: list[str]) -> None:
     indices = torch.tensor([7, 2, 18, 2])
-    crops = DecodeCrop(files_of(paths)).draw(draws.generator(5, "crop", 3), EXAMPLES)
-    flips = Flip().draw(draws.generator(5, "flip", 3), EXAMPLES)
+    crops = DecodeCrop(files_of(paths)).draw(partial(draws.generator, 5, "crop"), 3, EXAMPLES)
+    flips = Flip().draw(partial(draws.generator, 5, "flip"), 3, EXAMPLES)
     inputs, targets = source_of(files_of(paths)).batch(3, indices)
     for image, number in zip(inputs, indices.tolist(), strict=True):
         pixels = decode(paths[number], (int(crops[number, 0]), int(crops[number, 1])), 41, 32)

@@ -13,6 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+Stream = Callable[[int], np.random.Generator]
+"""From an epoch to the generator of an augmentation's draws in it, each time at its beginning."""
+
 
 class Augmentation(Protocol):
     """A random change of images whose randomness is a table with one row per example."""
@@ -22,8 +25,8 @@ class Augmentation(Protocol):
         """Names the stream of draws; no two augmentations of a set share one."""
         ...
 
-    def draw(self, rng: np.random.Generator, examples: int) -> NDArray[np.integer]:
-        """The draws of one epoch, shape (examples, k), of a small integer type."""
+    def draw(self, stream: Stream, epoch: int, examples: int) -> NDArray[np.integer]:
+        """The draws of `epoch`, shape (examples, k), of a small integer type; any epoch's stream may be used."""
         ...
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
@@ -44,9 +47,9 @@ class PadCrop:
         if not 0 <= self.padding <= 127:
             raise ValueError(f"padding must be from 0 to 127 pixels, got {self.padding}")
 
-    def draw(self, rng: np.random.Generator, examples: int) -> NDArray[np.integer]:
+    def draw(self, stream: Stream, epoch: int, examples: int) -> NDArray[np.integer]:
         """Rows of offsets (down, right), each from 0 to 2 padding."""
-        return rng.integers(0, 2 * self.padding + 1, size=(examples, 2), dtype=np.uint8)
+        return stream(epoch).integers(0, 2 * self.padding + 1, size=(examples, 2), dtype=np.uint8)
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
         """Crop every image at its offset: the image's rows, each a run of the padded batch laid out flat."""
@@ -75,9 +78,9 @@ class Flip:
 
     purpose: ClassVar[str] = "flip"
 
-    def draw(self, rng: np.random.Generator, examples: int) -> NDArray[np.integer]:
+    def draw(self, stream: Stream, epoch: int, examples: int) -> NDArray[np.integer]:
         """Rows of one number: 1 to mirror, 0 to leave."""
-        return rng.integers(0, 2, size=(examples, 1), dtype=np.uint8)
+        return stream(epoch).integers(0, 2, size=(examples, 1), dtype=np.uint8)
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
         """Choose every image from the batch and its mirror, laid end to end."""

@@ -1,6 +1,7 @@
 """From examples' indices to what the model sees: any batch of any epoch, rebuilt exactly."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -96,8 +97,8 @@ class BatchSource:
         return self._tables[epoch]
 
     def _table(self, augmentation: Augmentation, epoch: int) -> Tensor:
-        table = augmentation.draw(draws.generator(self._seed, augmentation.purpose, epoch), len(self._data))
-        return torch.from_numpy(table).to(self._data.targets.device)
+        stream = partial(draws.generator, self._seed, augmentation.purpose)
+        return torch.from_numpy(augmentation.draw(stream, epoch, len(self._data))).to(self._data.targets.device)
 
 
 def planned(

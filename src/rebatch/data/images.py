@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rebatch.data.augment import Stream
 from rebatch.data.decoders import Decoders, default_processes, shared_decoders
 from rebatch.data.decoding import Place
 from rebatch.errors import RequestError
@@ -106,9 +107,9 @@ class DecodeCrop:
 
     purpose: ClassVar[str] = "crop"
 
-    def draw(self, rng: np.random.Generator, examples: int) -> NDArray[np.integer]:
+    def draw(self, stream: Stream, epoch: int, examples: int) -> NDArray[np.integer]:
         """Rows (down, right) of 31 random bits: shares of whatever room an image turns out to have."""
-        return rng.integers(0, 2**31, size=(examples, 2), dtype=np.int32)
+        return stream(epoch).integers(0, 2**31, size=(examples, 2), dtype=np.int32)
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
         """Images (B, 3, H, W) of the file numbers `images` (B,)."""
