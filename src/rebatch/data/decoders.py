@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -42,7 +43,10 @@ class Decoders:
         """Forget what has not begun, and end the processes."""
         self._threads.shutdown(cancel_futures=True)
         for process in self._all:
-            with process:  # closes the pipes, waits for the end
+            with (
+                suppress(BrokenPipeError),
+                process,
+            ):  # closes the pipes, where a dead one may refuse the rest, and waits
                 pass
         self._all.clear()
 
