@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from data import twins
 from rebatch import draws
 from rebatch.data.augment import Flip, Normalize, PadCrop
 from rebatch.data.batches import BatchSource, prepare
 from rebatch.data.sets import DataSet
+from reference import augmentations as twins
 
 CROP, FLIP, NORMALIZE = PadCrop(padding=2, fill=127), Flip(), Normalize((0.5, 0.4), (0.5, 0.3))
 
@@ -31,8 +31,8 @@ def test_a_batch_is_rebuilt_from_the_tables_of_its_epoch() -> None:
     data = images()
     crops = torch.from_numpy(CROP.draw(partial(draws.generator, 3, "pad_crop"), 5, len(data)))
     flips = torch.from_numpy(FLIP.draw(partial(draws.generator, 3, "flip"), 5, len(data)))
-    cropped = twins.pad_crop(CROP, data.inputs[INDICES], crops[INDICES])
-    expected = NORMALIZE(twins.flip(FLIP, cropped, flips[INDICES]))
+    cropped = twins.one_by_one(twins.pad_crop, CROP, data.inputs[INDICES], crops[INDICES])
+    expected = NORMALIZE(twins.one_by_one(twins.flip, FLIP, cropped, flips[INDICES]))
     inputs, targets = source().batch(5, INDICES)
     assert torch.equal(inputs, expected)
     assert torch.equal(targets, INDICES)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rebatch.data.augment import Stream
+from rebatch.data.augment import Stream, shares_of_room
 from rebatch.data.decoders import Decoders, default_processes, shared_decoders
 from rebatch.data.decoding import Place
 from rebatch.errors import RequestError
@@ -108,8 +108,8 @@ class DecodeCrop:
     purpose: ClassVar[str] = "crop"
 
     def draw(self, stream: Stream, epoch: int, examples: int) -> NDArray[np.integer]:
-        """Rows (down, right) of 31 random bits: shares of whatever room an image turns out to have."""
-        return stream(epoch).integers(0, 2**31, size=(examples, 2), dtype=np.int32)
+        """Rows (down, right), shares of the room that an image leaves once it is resized."""
+        return shares_of_room(stream(epoch), examples)
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
         """Images (B, 3, H, W) of the file numbers `images` (B,)."""
