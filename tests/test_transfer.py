@@ -75,10 +75,20 @@ class TestLawsOfEveryRule:
 
 @pytest.mark.parametrize(
     ("rule", "factor"),
-    [("linear_lr", 32.0), ("sqrt_lr", math.sqrt(32)), ("exact_sqrt_lr", 5.896)],
+    [("linear_lr", 32.0), ("sqrt_lr", math.sqrt(32)), ("exact_sqrt_lr", 5.896), ("sqrt_lr_from_256", 4.0)],
 )
 def test_learning_rate_rules_give_the_published_factors(rule: str, factor: float) -> None:
     assert moved(4096, rule).optimizer.lr / 0.1 == pytest.approx(factor, rel=1e-4)
+
+
+@pytest.mark.parametrize(("batch_size", "factor"), [(64, 0.5), (256, 1.0), (512, math.sqrt(2)), (4096, 4.0)])
+def test_the_plain_script_counts_its_rate_from_256_whatever_was_tuned(batch_size: int, factor: float) -> None:
+    for tuned in (32, 128, 300):
+        result = transfer(TUNED.replace(batch_size=tuned), batch_size=batch_size, rules="sqrt_lr_from_256")
+        assert result.recipe.optimizer.lr == pytest.approx(0.1 * factor, rel=1e-12)
+        if factor != 1:
+            assert result.changes[-1].why.startswith(f"x sqrt({batch_size} / 256) = {factor:.4g}: from a batch of 256")
+    assert "sqrt_lr and sqrt_lr_from_256 both set 'optimizer.lr'" in refused("bigbatch", "sqrt_lr_from_256")
 
 
 def test_the_hoffer_preset_keeps_the_number_of_updates_and_ghosts_of_the_tuned_batch() -> None:
@@ -402,5 +412,6 @@ def test_an_output_that_cannot_be_written_is_named_as_the_user_gave_it(
 
 
 def test_a_larger_rate_and_matching_noise_exclude_each_other() -> None:
-    with pytest.raises(RequestError, match="sqrt_lr and matching_noise each keep the covariance"):
-        transfer(TUNED, batch_size=256, rules=["sqrt_lr", "matching_noise"])
+    for rate in [name for name, rule in RULES.items() if "optimizer.lr" in rule.sets]:
+        with pytest.raises(RequestError, match=f"{rate} and matching_noise each keep the covariance"):
+            transfer(TUNED, batch_size=256, rules=[rate, "matching_noise"], examples=N)

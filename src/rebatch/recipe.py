@@ -148,8 +148,10 @@ class Defects(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         reset_momentum_epochs: the optimizer's state is thrown away at the start of every so many-th epoch (the
             authors' code builds the optimizer anew in each: 1); None keeps it.
         ghost_split: "size" cuts ghosts of `ghost_batch_size`; "chunks" cuts every batch, a partial last one too, into
-            as many ghosts as a full one has and lets each ghost weigh the same, however few examples it holds.
-        batch_norm_scale: batch norm's scale starts at "ones", or "uniform": drawn from U(0, 1), torch's default then.
+            as many ghosts as a full one has and lets each ghost weigh the same, however few examples it holds. Where
+            `ghost_batch_size` is left out there are no ghosts, and it has no effect.
+        batch_norm_scale: batch norm's scale starts at "ones", or "uniform": drawn from U(0, 1), torch's default then
+            (the authors' residual nets set ones themselves, their other nets do not).
     """
 
     reset_momentum_epochs: int | None = None
@@ -163,7 +165,7 @@ class Defects(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 BIGBATCH = Defects(reset_momentum_epochs=1, ghost_split="chunks", batch_norm_scale="uniform")
-"""All of them, as the authors' code (GitHub eladhoffer/bigBatch, May 2017) has them."""
+"""All of them, as the authors' code (GitHub eladhoffer/bigBatch, May 2017) has them for nets without residuals."""
 
 
 class Epochs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="unit", tag="epochs"):

@@ -68,6 +68,16 @@ def exact_sqrt_lr(recipe: Recipe, move: Move) -> Recipe:
     return _scaled_lr(recipe, _exact_sqrt_factor(move), "exact_sqrt_lr")
 
 
+def sqrt_lr_from_256(recipe: Recipe, move: Move) -> Recipe:
+    """Scale the learning rate by sqrt(B_new / 256), whatever batch size it was tuned at.
+
+    That is what the plain script released with Hoffer et al. (2017) does, and so its column +lr: x 4 for a batch of
+    4,096, where `sqrt_lr` from 128 gives x 5.66. Its script with ghosts counts from the size of a ghost, as `sqrt_lr`
+    with `ghost_batch` does.
+    """
+    return recipe if move.kappa == 1 else _scaled_lr(recipe, _factor_from_256(move), "sqrt_lr_from_256")
+
+
 def ghost_batch(recipe: Recipe, move: Move) -> Recipe:
     """Normalize over ghosts of the batch size that was tuned (Hoffer et al., 2017); a ghost size already set stays."""
     if move.tuned.ghost_batch_size is not None or move.kappa <= 1:
@@ -155,6 +165,15 @@ RULES: dict[str, Rule] = {
         exact_sqrt_lr,
         lambda move: f"x {_exact_sqrt_factor(move):.4g}: the same covariance, batches drawn from N without replacement",
     ),
+    "sqrt_lr_from_256": Rule(
+        "sqrt_lr_from_256",
+        ("optimizer.lr",),
+        sqrt_lr_from_256,
+        lambda move: (
+            f"x sqrt({move.batch_size} / 256) = {_factor_from_256(move):.4g}: from a batch of 256, whatever was tuned, "
+            "as in the plain script that the paper's authors released"
+        ),
+    ),
     "ghost_batch": Rule(
         "ghost_batch",
         ("ghost_batch_size",),
@@ -193,6 +212,8 @@ RULES: dict[str, Rule] = {
     ),
 }
 
+# bigbatch is the released script with ghosts, which counts learning rate and epochs from a ghost's size: sqrt_lr and
+# stretched_epochs. The plain one, without ghosts, counts from 256: sqrt_lr_from_256, same_epochs, authors_code.
 PRESETS: dict[str, tuple[str, ...]] = {
     "hoffer": ("sqrt_lr", "ghost_batch", "same_steps"),
     "linear": ("linear_lr", "same_epochs"),
@@ -210,6 +231,10 @@ def _scaled_lr(recipe: Recipe, factor: float, rule: str) -> Recipe:
             "check optimizer.lr, or take a batch size nearer to the tuned one"
         )
     return recipe.with_lr(lr)
+
+
+def _factor_from_256(move: Move) -> float:
+    return math.sqrt(move.batch_size / 256)
 
 
 def _stretch(move: Move) -> float:

@@ -109,10 +109,10 @@ def _refuse_conflicts(chosen: Sequence[Rule]) -> None:
             if field in setter:
                 raise RequestError(f"{setter[field]} and {rule.name} both set {field!r}; choose one of them")
             setter[field] = rule.name
-    rates = [name for name in ("linear_lr", "sqrt_lr", "exact_sqrt_lr") if name in setter.values()]
-    if rates and "matching_noise" in setter.values():
+    rate = setter.get("optimizer.lr")
+    if rate in RULES and "matching_noise" in setter.values():
         raise RequestError(
-            f"{rates[0]} and matching_noise each keep the covariance of a weight increment, together not: "
+            f"{rate} and matching_noise each keep the covariance of a weight increment, together not: "
             "choose one of them"
         )
 

@@ -15,7 +15,7 @@ import rebatch
 from rebatch.cli.main import run, spread
 from rebatch.cli.train_run import _Clock
 from rebatch.recipe import Epochs, Steps
-from rebatch.recipe_file import read_recipe, write_recipe
+from rebatch.recipe_file import from_table, loads_recipe, read_recipe, write_recipe
 from rebatch.tasks import TASKS
 
 STUDY = f"{Path(__file__).parents[1] / 'study' / 'small_study.py'}:small"
@@ -56,6 +56,30 @@ def test_transfer_writes_a_file_that_train_takes(tmp_path: Path, capsys: pytest.
     assert json.loads(capsys.readouterr().out) == first
     assert run(["train", str(moved), "--task", "digits", "--store", str(tmp_path / "store")]) == 0
     assert capsys.readouterr().out.startswith("already done: test accuracy")
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_recipe_of_a_task_is_a_file_that_transfer_takes(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task, path = TASKS[name], tmp_path / "recipe.toml"
+    for regime, recipe in ((None, task.recipe), *task.regimes.items()):
+        command = ["recipe", "--task", name, *(["--regime", regime] if regime else [])]
+        assert run(command) == 0
+        printed = capsys.readouterr().out
+        assert loads_recipe(printed) == recipe
+        assert run([*command, "--output", str(path)]) == 0
+        assert capsys.readouterr() == ("", f"written to {path}\n")
+        assert path.read_text() == printed
+        assert read_recipe(path) == recipe
+        assert run([*command, "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert from_table(document.pop("recipe")) == recipe
+        assert document == {"task": name, "regime": regime, "regimes": list(task.regimes)}
+        batch_size = 2 * recipe.batch_size
+        assert run(["transfer", str(path), "--batch-size", str(batch_size), "--task", name, "--json"]) == 0
+        moved = from_table(json.loads(capsys.readouterr().out)["recipe"])
+        assert (moved.batch_size, moved.tuned) == (batch_size, recipe)
 
 
 def test_train_shows_progress_loss_accuracy_and_examples_per_second(
@@ -105,6 +129,10 @@ def test_rules_may_follow_one_option_with_spaces_or_commas(recipe: Path, capsys:
         (["transfer", "RECIPE"], "--batch-size"),
         (["transfer", "RECIPE", "--batch-size", "many"], "many"),
         (["transfer", "absent.toml", "--batch-size", "256"], "cannot read the recipe absent.toml"),
+        (["recipe"], "--task"),
+        (["recipe", "--task", "cifar10/c1", "--regime", "coed"], "has no regime 'coed', it has code; leave it out"),
+        (["recipe", "--task", "mnist/f1", "--regime", "code"], "has no regime 'code', it has none; leave it out"),
+        (["recipe", "--task", "mnist/f1", "--output", "."], "--output must name a file, got the directory ."),
         (["train", "RECIPE", "--task", "digit"], "no task named 'digit'; did you mean 'digits/mlp'?"),
         (["train", "RECIPE", "--task", "absent.py:task"], "no file absent.py"),
         (["train", "RECIPE", "--task", "digits", "--precision", "half"], "--precision 'half' is unknown"),
@@ -140,6 +168,7 @@ def test_help_and_transfer_start_without_torch(recipe: Path) -> None:
     for arguments in (
         ["--help"],
         ["transfer", str(recipe), "--batch-size", "256", "--task", "mnist"],
+        ["recipe", "--task", "cifar10/c1", "--regime", "code"],
         ["data", "list"],
     ):
         code = f"import sys; from rebatch.cli.main import run; s = run({arguments!r}); print(s, 'torch' in sys.modules)"
@@ -345,8 +374,6 @@ def test_a_resumed_run_counts_only_the_examples_of_its_own_time(monkeypatch: pyt
 
 
 def test_the_recipe_that_transfer_prints_can_be_read_again(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from rebatch.recipe_file import loads_recipe
-
     assert run(["transfer", str(recipe), "--batch-size", "256"]) == 0
     out = capsys.readouterr().out
     assert loads_recipe(out[out.index("batch_size = 256") :]).tuned == TASKS["mnist/f1"].recipe

@@ -115,6 +115,20 @@ def test_numbers_made_of_results_are_made_anew_without_rows(tmp_path: Path) -> N
     assert there.quantities(plan) == {"gap": {0: 20.0, 1: 20.0}}
 
 
+def test_numbers_that_need_rows_stay_beside_those_that_are_made_anew(tmp_path: Path) -> None:
+    def both(runs: SeedRuns) -> Mapping[str, float]:
+        rows = from_rows(runs) if all(run.has_rows for run in runs.values()) else {}
+        return {**from_metrics(runs), **rows}
+
+    study = replace(STUDY, quantities=both)
+    store, plan = filled(tmp_path / "one", study)
+    there = Store(tmp_path / "two", create=True)
+    unpack_runs(read_runs(exported(store, plan, tmp_path / "a.runs.jsonl")), there)
+    doubled = replace(study, quantities=lambda runs: {**both(runs), "gap": 2 * from_metrics(runs)["gap"]})
+    assert keep(doubled, plan, there) == []
+    assert there.quantities(plan) == {"gap": {0: 20.0, 1: 20.0}, "steps": {0: 128.0, 1: 130.0}}
+
+
 def test_numbers_that_lag_behind_their_seed_stay_and_are_named(tmp_path: Path) -> None:
     store, plan = Store(tmp_path / "one", create=True), plan_of(seeds=1)
     small, large = plan.specs()

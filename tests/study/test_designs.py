@@ -6,15 +6,18 @@ from pathlib import Path
 import pytest
 
 from rebatch.execution import Execution
+from rebatch.recipe import BIGBATCH, Defects
+from rebatch.study.archive import read_runs
 from rebatch.study.choosing import with_candidates
 from rebatch.study.claims import arms_of, quantities_of
-from rebatch.study.plan import SCALES, Plan, Scale, make_plan
+from rebatch.study.plan import SCALES, Arm, Plan, Scale, make_plan
 from rebatch.study.probes import StepTime
 from rebatch.study.store import Store
 from rebatch.study.studies import STUDIES
 from rebatch.tasks import TASKS, Task, find_task
 from study.made_up import seed_of
 
+RESULTS = Path(__file__).parents[2] / "results"
 CASES = [(study, task, scale) for study in STUDIES for task in ("digits/mlp", "mnist/f1") for scale in SCALES]
 
 
@@ -107,3 +110,57 @@ def test_an_arm_is_named_together_with_what_it_is_chosen_from() -> None:
     named = with_candidates(plan, ["sgd"])
     assert named == {"sgd", *(arm.name for arm in plan.design.arms if arm.name.startswith("sgd lr"))}
     assert len(named) == 6
+
+
+def momentum_arms(task: str) -> dict[str, Arm]:
+    return {arm.name: arm for arm in plan_of("hoffer-momentum-reset", task, "cpu").design.arms}
+
+
+@pytest.mark.parametrize("task", [name for name in TASKS if "code" in TASKS[name].regimes])
+def test_the_authors_arms_train_by_the_code_s_regime_where_a_task_has_one(task: str) -> None:
+    code, fixed = TASKS[task].regime("code"), TASKS[task].recipe
+    arms = momentum_arms(task)
+    for name, arm in arms.items():
+        if not name.startswith("warmup:"):
+            assert arm.recipe.schedule == (code if "authors" in name else fixed).schedule
+    assert arms["authors:small_batch"].recipe == code.replace(defects=BIGBATCH)
+    assert arms["authors:large_batch"].recipe.optimizer == code.optimizer
+    assert arms["small_batch"].recipe == fixed
+
+
+def test_the_plain_script_s_learning_rate_is_an_arm_with_as_many_seeds_as_its_siblings() -> None:
+    arms = momentum_arms("mnist/f1")
+    plain, large = arms["authors_base_256:large_batch+lr"], arms["authors:large_batch"]
+    assert plain.seeds is None
+    assert plain.recipe == large.recipe.with_lr(0.4)
+    assert plain.recipe.replace(defects=Defects()).as_tuned() == arms["base_256:large_batch+lr"].recipe.as_tuned()
+    claims = plan_of("hoffer-momentum-reset", "mnist/f1", "cpu").design.claims
+    assert plain.name not in {name for claim in claims for name in arms_of(claim.test)}  # a search, not a test
+
+
+def test_the_kept_runs_are_runs_of_the_study_as_it_is() -> None:
+    kept = read_runs(RESULTS / "hoffer-momentum-reset" / "mnist-f1-cpu.runs.jsonl")
+    study, task = STUDIES["hoffer-momentum-reset"], TASKS["mnist/f1"]
+    plan = make_plan(study, task, "cpu", execution=kept.plan.execution)
+    named = {arm.name: arm for arm in plan.design.arms}
+    for arm in kept.plan.design.arms:
+        ids = [kept.plan.spec(arm, seed).run_id for seed in kept.plan.seeds(arm)]
+        assert ids == [plan.spec(named[arm.name], seed).run_id for seed in plan.seeds(named[arm.name])]
+    assert {spec.run_id for spec, _ in kept.runs} <= {spec.run_id for spec in plan.specs()}
+
+
+def test_the_authors_residual_nets_start_batch_norm_at_one_and_the_others_do_not() -> None:
+    arms = {
+        name: STUDIES["hoffer-momentum-reset"].design(TASKS[name], "paper").arms
+        for name in ("mnist/f1", "cifar10/c1", "cifar10/resnet44", "cifar100/wrn16-4")
+    }
+    scales = {
+        name: {arm.recipe.defects.batch_norm_scale for arm in each if arm.name.startswith("authors")}
+        for name, each in arms.items()
+    }
+    assert scales == {
+        "mnist/f1": {"uniform"},
+        "cifar10/c1": {"uniform"},
+        "cifar10/resnet44": {"ones"},
+        "cifar100/wrn16-4": {"ones"},
+    }

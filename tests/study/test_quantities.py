@@ -1,5 +1,6 @@
 """What studies make of their runs, on runs of a few numbers that anybody can check by hand."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -322,6 +323,22 @@ def test_what_losing_the_momentum_costs_is_a_difference_of_accuracies_and_of_gap
             "authors:lr_gain": 0.5,
         }
     )
+
+
+def test_a_best_epoch_gains_what_its_validation_accuracy_lies_above_the_last() -> None:
+    rows = [{"step": step, "validation_accuracy": value} for step, value in ((2, 90.0), (5, 93.5), (7, 93.0))]
+    rows.insert(1, {"step": 3, "train_loss": 0.5})
+    accuracy = {"test_accuracy": 99.0}  # is not looked at
+    arm = f"authors:{LARGE}"
+
+    def gain(found: FinishedRun) -> float:
+        return momentum_reset.quantities({arm: found})[f"best_epoch_gain:{arm}"]
+
+    assert gain(run(rows, accuracy)) == 0.5
+    assert gain(run(rows[:3], accuracy)) == 0.0
+    assert math.isnan(gain(run(rows, accuracy, diverged=True)))
+    assert math.isnan(gain(run([], accuracy)))
+    assert math.isnan(gain(dataclasses.replace(run(rows, accuracy), has_rows=False)))
 
 
 def test_the_slope_of_the_dose_is_points_per_doubling_of_the_buffer_s_life() -> None:

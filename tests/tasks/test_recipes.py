@@ -7,7 +7,7 @@ from rebatch.batching import batch_bounds, total_steps
 from rebatch.data.sets import DataSet, Splits
 from rebatch.recipe import Recipe, Sgd, Steps
 from rebatch.schedule import lr_factor
-from rebatch.tasks import TASKS, table
+from rebatch.tasks import TASKS
 from rebatch.training import train
 
 Phases = list[tuple[int, float]]
@@ -16,9 +16,9 @@ Phases = list[tuple[int, float]]
 REGIMES: dict[str, tuple[Recipe, int, Phases]] = {
     "f1": (TASKS["mnist/f1"].recipe, 50, [(0, 0.1), (10, 0.01), (20, 1e-3), (30, 1e-4)]),
     "c1": (TASKS["cifar10/c1"].recipe, 200, [(0, 0.05), (60, 5e-3), (120, 5e-4), (180, 5e-5)]),
-    "c1 code": (table.C1_CODE, 200, [(0, 1e-3), (60, 1e-2), (120, 1e-3), (180, 1e-4)]),
+    "c1 code": (TASKS["cifar10/c1"].regime("code"), 200, [(0, 1e-3), (60, 1e-2), (120, 1e-3), (180, 1e-4)]),
     "resnet44": (TASKS["cifar10/resnet44"].recipe, 100, [(0, 0.1), (81, 0.01)]),
-    "resnet44, 164": (table.RESNET44_164, 164, [(0, 0.1), (81, 0.01), (122, 1e-3)]),
+    "resnet44 planned": (TASKS["cifar10/resnet44"].regime("planned"), 164, [(0, 0.1), (81, 0.01), (122, 1e-3)]),
     "vgg": (TASKS["cifar10/vgg"].recipe, 200, [(0, 0.1), (60, 0.02), (120, 4e-3), (160, 8e-4)]),
     "wrn": (TASKS["cifar100/wrn16-4"].recipe, 200, [(0, 0.1), (60, 0.02), (120, 4e-3), (140, 1e-4)]),
     "wrn preact": (TASKS["cifar100/wrn16-4-preact"].recipe, 200, [(0, 0.1), (60, 0.02), (120, 4e-3), (160, 8e-4)]),
@@ -47,6 +47,13 @@ def test_regimes_of_the_paper_have_momentum_and_clipping(name: str) -> None:
     assert recipe.max_grad_norm == 5.0
     assert isinstance(recipe.optimizer, Sgd)
     assert recipe.optimizer.momentum == 0.9
+
+
+def test_the_code_s_regime_of_c1_and_c3_has_no_momentum() -> None:
+    regime = TASKS["cifar10/c1"].regime("code")
+    assert regime == TASKS["cifar100/c3"].regime("code")
+    assert regime.optimizer == Sgd(lr=1e-3, weight_decay=5e-4)
+    assert regime.max_grad_norm == 5.0
 
 
 def test_weight_decay_is_as_in_the_reference() -> None:

@@ -43,8 +43,25 @@ def test_the_seed_draws_the_split_of_digits_and_no_example_is_in_two_parts() -> 
 def test_names_may_be_short_where_they_are_unique() -> None:
     assert find_task("digits") is find_task("digits/mlp") is TASKS["digits/mlp"]
     assert find_task("fashion-mnist") is TASKS["fashion-mnist/f1"]
+    assert find_task("digits/mlp-plain") is TASKS["digits/mlp-plain"]  # a variant does not make the name ambiguous
+    with pytest.raises(RequestError, match="'cifar100' could be cifar100/c3 or cifar100/wrn16-4; name one of them"):
+        find_task("cifar100")
     with pytest.raises(RequestError, match="no task named 'mnst/f1'; did you mean 'mnist/f1'"):
         find_task("mnst/f1")
+
+
+def test_a_task_has_other_recipes_by_name_for_the_same_batch_size() -> None:
+    found = {task.name: list(task.regimes) for task in TASKS.values() if task.regimes}
+    assert found == {"cifar10/c1": ["code"], "cifar10/resnet44": ["planned"], "cifar100/c3": ["code"]}
+    for name, (regime,) in found.items():
+        task = TASKS[name]
+        assert task.regime(regime) != task.recipe
+        assert task.regime(regime).batch_size == task.recipe.batch_size
+    with pytest.raises(RequestError, match=r"task cifar10/c1 has no regime 'coed', it has code; leave it out for the"):
+        TASKS["cifar10/c1"].regime("coed")
+    with pytest.raises(RequestError, match=r"task mnist/f1 has no regime 'code', it has none; leave it out for the"):
+        TASKS["mnist/f1"].regime("code")
+    assert len({TASKS["cifar10/c1"], TASKS["cifar100/c3"]}) == 2  # a task can be looked up in a set or a dict
 
 
 def user_file(folder: Path, text: str) -> Path:

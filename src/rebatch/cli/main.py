@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import rebatch
-from rebatch.cli import data, report, study, train, transfer
+from rebatch.cli import data, measure, recipe, report, study, train, transfer
 from rebatch.errors import RequestError, RunError
 
 app = typer.Typer(
@@ -19,10 +19,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.command("recipe")(recipe.recipe)
 app.command("transfer")(transfer.transfer)
 app.command("train")(train.train)
 app.command("report")(report.report)
 app.add_typer(study.app, name="study")
+app.add_typer(measure.app, name="measure")
 app.add_typer(data.app, name="data")
 
 

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from rebatch.cli.options import Json
-from rebatch.errors import RequestError, RunError
-from rebatch.recipe import Recipe
-from rebatch.recipe_file import dumps_recipe, read_recipe, to_table, write_recipe
+from rebatch.cli.recipe import refuse_folder, write_to
+from rebatch.errors import RequestError
+from rebatch.recipe_file import dumps_recipe, read_recipe, to_table
 from rebatch.rules import DEFAULT_RULES
 from rebatch.transfer import Transfer
 from rebatch.transfer import transfer as move
@@ -28,11 +28,10 @@ def transfer(
 ) -> None:
     """Move a recipe to another batch size: what changes, by which rule and why, and what it costs."""
     chosen = [name for item in rules or [] for name in item.split(",")] or list(DEFAULT_RULES)
-    if output is not None and output.is_dir():
-        raise RequestError(f"--output must name a file, got the directory {output}; try {output / 'recipe.toml'}")
+    refuse_folder(output)
     result = move(read_recipe(recipe), batch_size=batch_size, rules=chosen, examples=_examples(task, examples))
     if output is not None:
-        _write(result.recipe, output)
+        write_to(result.recipe, output)
     if json:
         _print_json(result)
     else:
@@ -47,13 +46,6 @@ def _examples(task: str | None, examples: int | None) -> int | None:
     if examples is not None:
         raise RequestError("--task and --examples both give the number of examples; use one of them")
     return find_task(task).train
-
-
-def _write(recipe: Recipe, output: Path) -> None:
-    try:
-        write_recipe(recipe, output)
-    except OSError as error:  # it names the temporary file beside the target
-        raise RunError(f"cannot write {output}: {error.strerror}") from None
 
 
 def _print(result: Transfer, output: Path | None) -> None:

@@ -1,7 +1,7 @@
 """From the finished runs of a study to the numbers that its claims speak about, seed by seed.
 
-A run that was imported has a result and no rows. Where the study's function asks for those rows, the numbers that were
-made of them elsewhere stay; everything else is made anew.
+A run that was imported has a result and no rows. Where the study's function asks for those rows, or leaves out what it
+would make of them, the numbers that were made of them elsewhere stay; everything else is made anew.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from rebatch.errors import RunError
 from rebatch.study.plan import Plan, Study
-from rebatch.study.records import FinishedRun, Rows, SeedRuns
+from rebatch.study.records import FinishedRun, SeedRuns
 from rebatch.study.store import Quantities, Result, RunsBySeed, Store
 from rebatch.tasks.find import describe
 
@@ -43,8 +43,11 @@ def quantify(study: Study, plan: Plan, store: Store) -> Quantified:
         return found
     for seed, finished in _finished(plan, store).items():
         ids = sorted(plan.spec(plan_arm, seed).run_id for plan_arm in plan.design.arms if plan_arm.name in finished)
+        runs = _seed_runs(plan, store, seed, finished)
         try:
-            numbers = _measured(study, seed, _seed_runs(plan, store, seed, finished))
+            numbers = _measured(study, seed, runs)
+            if not all(run.has_rows for run in runs.values()):
+                numbers = _kept(plan, store, seed, ids)[0] | numbers
         except _RowsAbsentError:
             numbers, made_of = _kept(plan, store, seed, ids)
             found.stale += [seed] if made_of != ids else []
@@ -90,9 +93,13 @@ def _seed_runs(plan: Plan, store: Store, seed: int, finished: Mapping[str, Resul
         if (result := finished.get(arm.name)) is None:
             continue
         folder = store.run(plan.spec(arm, seed))
-        rows: Rows = folder.rows() if folder.has_rows else _AbsentRows()
-        diverged = result.status == "diverged"
-        runs[arm.name] = FinishedRun(recipe=arm.recipe, diverged=diverged, metrics=_metrics(result), rows=rows)
+        runs[arm.name] = FinishedRun(
+            recipe=arm.recipe,
+            diverged=result.status == "diverged",
+            metrics=_metrics(result),
+            rows=folder.rows() if folder.has_rows else _AbsentRows(),
+            has_rows=folder.has_rows,
+        )
     return runs
 
 

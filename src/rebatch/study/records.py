@@ -10,12 +10,17 @@ Rows = Sequence[Mapping[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """One run: the recipe, what it measured after its last step (`metrics`, by name), and its rows."""
+    """One run: the recipe, what it measured after its last step (`metrics`, by name), and its rows.
+
+    The rows of an imported run stayed behind, and a study's function that looks at them gets no further with that seed;
+    one that can do without them asks `has_rows` first.
+    """
 
     recipe: Recipe
     diverged: bool
     metrics: Mapping[str, float]
     rows: Rows
+    has_rows: bool = True
 
     def column(self, name: str) -> list[tuple[float, float]]:
         """(step, value) of every row that has `name`."""

@@ -1,4 +1,4 @@
-"""`digits/mlp`: scikit-learn's 1,797 digits, real data that needs no network. The seed draws the split."""
+"""`digits/mlp` and `digits/mlp-plain`: scikit-learn's 1,797 digits, which need no network. The seed draws the split."""
 
 from pathlib import Path
 
@@ -15,6 +15,11 @@ TRAIN, VALIDATION = 1024, 256  # and the other 517 for test
 def build() -> nn.Module:
     """64 pixels, three hidden layers of 128 with batch norm, 10 classes."""
     return mlp(64, [128, 128, 128], 10)
+
+
+def build_plain() -> nn.Module:
+    """The same without batch norm, which couples the examples of a batch; of a seed, the same initial linear layers."""
+    return nn.Sequential(*(layer for layer in build().children() if not isinstance(layer, nn.BatchNorm1d)))
 
 
 def load(_: Path, seed: int) -> Splits:

@@ -27,6 +27,9 @@ DIGITS = Recipe(
     budget=Epochs(20),
 )
 
+# The same net without batch norm, its rate chosen in the same way: results/digits-reference/tuning-plain.json.
+DIGITS_PLAIN = DIGITS.with_lr(0.05)
+
 # The paper's regime for F1: .1, then .01, .001, .0001 from epochs 10, 20, 30 of 50; clipping at 5.
 F1 = Recipe(
     batch_size=128,
@@ -47,8 +50,10 @@ RESNET44 = Recipe(
     budget=Epochs(100),
     max_grad_norm=5.0,
 )
-# As long as the authors' code plans it: drops at 81 and 122 of 164 epochs.
-RESNET44_164 = RESNET44.replace(schedule=MultiStep(milestones=(81 / 164, 122 / 164), factor=0.1), budget=Epochs(164))
+# As long as the authors' code plans it, though its script stops at 100: drops at 81 and 122 of 164 epochs.
+RESNET44_PLANNED = RESNET44.replace(
+    schedule=MultiStep(milestones=(81 / 164, 122 / 164), factor=0.1), budget=Epochs(164)
+)
 # The same shape in 15 epochs, for studies on a CPU.
 RESNET8 = RESNET44.replace(budget=Epochs(15))
 
@@ -112,13 +117,24 @@ def _f1(name: str, loader: str) -> Task:
     return Task(name, F1, 55_000, 5_000, 10_000, classes=10, build=build, load=load, execution="auto")
 
 
-def _cifar(name: str, recipe: Recipe, model: str) -> Task:
-    """`model` is `module.function` of the reference networks."""
+def _cifar(name: str, recipe: Recipe, model: str, **regimes: Recipe) -> Task:
+    """`model` is `module.function` of the reference networks, `regimes` the recipes beside `recipe`."""
     data, _ = name.split("/")
     build: Callable[[], nn.Module] = _later(*f"rebatch.models.{model}".rsplit(".", 1))
     load: Callable[[Path, int], Splits] = _later("rebatch.tasks.cifar", f"load_{data}")
     classes = {"cifar10": 10, "cifar100": 100}[data]
-    return Task(name, recipe, 45_000, 5_000, 10_000, classes=classes, build=build, load=load, execution="auto")
+    return Task(
+        name,
+        recipe,
+        45_000,
+        5_000,
+        10_000,
+        classes=classes,
+        build=build,
+        load=load,
+        execution="auto",
+        regimes=regimes,
+    )
 
 
 def _by_name(*tasks: Task) -> dict[str, Task]:
@@ -138,13 +154,25 @@ TASKS: dict[str, Task] = _by_name(
         seed_draws_split=True,
         execution=Execution(precision="float32"),  # at this size bfloat16 costs more than it saves
     ),
+    Task(
+        "digits/mlp-plain",
+        DIGITS_PLAIN,
+        1024,
+        256,
+        517,
+        classes=10,
+        build=_later("rebatch.tasks.digits", "build_plain"),
+        load=_later("rebatch.tasks.digits", "load"),
+        seed_draws_split=True,
+        execution=Execution(precision="float32"),
+    ),
     _f1("mnist/f1", "load_mnist"),
     _f1("fashion-mnist/f1", "load_fashion_mnist"),
-    _cifar("cifar10/c1", C1, "keskar.c1"),
+    _cifar("cifar10/c1", C1, "keskar.c1", code=C1_CODE),
     _cifar("cifar10/resnet8", RESNET8, "resnet.resnet8"),  # a smaller net of ResNet44's family
-    _cifar("cifar10/resnet44", RESNET44, "resnet.resnet44"),
+    _cifar("cifar10/resnet44", RESNET44, "resnet.resnet44", planned=RESNET44_PLANNED),
     _cifar("cifar10/vgg", VGG, "vgg.vgg"),
-    _cifar("cifar100/c3", C1, "keskar.c3"),
+    _cifar("cifar100/c3", C1, "keskar.c3", code=C1_CODE),
     _cifar("cifar100/wrn16-4", WRN16_4, "resnet.wide_resnet16_4"),
     _cifar("cifar100/wrn16-4-preact", WRN16_4_PREACT, "resnet.wide_resnet16_4_preact"),
     Task(

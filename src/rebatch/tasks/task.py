@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -34,6 +34,8 @@ class Task:
         load: the three splits, from a data folder and a seed.
         seed_draws_split: whether the seed draws the split too (small data), or the split is the same for all seeds.
         execution: how runs are computed; "auto" measures on this machine when a study is planned.
+        regimes: further recipes by name, for the batch size of the reference recipe: "code" is what the paper's
+            released code does where that looks like a slip, "planned" what it plans and then cuts short.
     """
 
     name: str
@@ -46,11 +48,25 @@ class Task:
     load: Callable[[Path, int], Splits]
     seed_draws_split: bool = False
     execution: Execution | Literal["auto"] = FLOAT32
+    regimes: Mapping[str, Recipe] = field(default_factory=dict, hash=False)
 
     @property
     def chance(self) -> float:
         """Accuracy of a guess, in percent: what a diverged run counts as."""
         return 100.0 / self.classes
+
+    def regime(self, name: str) -> Recipe:
+        """The recipe of `regimes` called `name`.
+
+        Raises:
+            RequestError: the task has none of that name.
+        """
+        if name in self.regimes:
+            return self.regimes[name]
+        known = ", ".join(self.regimes) or "none"
+        raise RequestError(
+            f"task {self.name} has no regime {name!r}, it has {known}; leave it out for the reference recipe"
+        )
 
     def model(self, seed: int = 0) -> nn.Module:
         """A fresh model whose initial weights depend on `seed` alone; torch's global generator is left as it was."""

@@ -5,6 +5,7 @@ gradient moves the weights by lr / (1 - m) = 10 lr in all, if it has time to; an
 question, the method and the analysis are in `docs/momentum-reset.md`, written before the runs.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from rebatch.execution import Execution
 from rebatch.recipe import BIGBATCH, Defects, Recipe
 from rebatch.study.claims import Claim, Equivalent, Greater, Quantity, Test
 from rebatch.study.plan import Arm, Design, Scale, Study
-from rebatch.study.records import SeedRuns
+from rebatch.study.records import FinishedRun, SeedRuns
 from rebatch.study.studies.hoffer_2017.common import GBN, LARGE, LR, RA, SMALL, large_batch, shortened, table_1
 from rebatch.tasks.task import Task
 from rebatch.transfer import transfer
@@ -31,7 +32,16 @@ DOSES = (4, 2, 1)
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 TUNING_SEEDS, FIRST_TUNING_SEED = 3, 1000
 
+# Nets whose batch norm the released code starts at a scale of 1 itself, whatever torch's default was then.
+RESIDUAL = ("cifar10/resnet8", "cifar10/resnet44", "cifar100/wrn16-4", "cifar100/wrn16-4-preact")
+
 COLUMNS = (SMALL, LARGE, LR, GBN)
+
+# The column +lr as the plain script has it (D3): its learning rate counts from a batch of 256.
+AUTHORS_256 = f"authors_base_256:{LR}"
+
+# Of which a best epoch is looked for (D7).
+THEIRS = tuple(f"authors:{name}" for name in (*COLUMNS, RA))
 
 
 @dataclass(frozen=True)
@@ -68,10 +78,11 @@ def momentum_reset_design(task: Task, scale: Scale) -> Design:
     size = _SIZES[scale]
     small = task.recipe.replace(budget=shortened(task.recipe.budget, size.budget))
     kept = table_1(task, small)
-    authors = _authors(task, small)
+    authors = _authors(task, size)
     arms = [
         *(Arm(name=name, recipe=kept[name]) for name in COLUMNS),
         *(Arm(name=f"authors:{name}", recipe=authors[name]) for name in COLUMNS),
+        Arm(name=AUTHORS_256, recipe=_lr_from_256(task, authors[SMALL])),
         *(Arm(name=f"reset1:{name}", recipe=_reset(kept[name], 1)) for name in COLUMNS),
         *(Arm(name=f"reset{dose}:{name}", recipe=_reset(kept[name], dose)) for name in (LARGE, LR) for dose in (4, 2)),
         *(Arm(name=f"smaller_lr:{name}", recipe=_matched(kept[name], task)) for name in (LARGE, LR)),
@@ -83,7 +94,11 @@ def momentum_reset_design(task: Task, scale: Scale) -> Design:
 
 
 def quantities(runs: SeedRuns) -> Mapping[str, float]:
-    """Per seed: the gap in either form, what the reset costs each column, and the slope of the dose on either arm."""
+    """Per seed: the gap in either form, what the reset costs each column, the slope of the dose on either arm.
+
+    And by how much the best of a run's evaluations lies above the last, in each column of the authors' form: their code
+    chooses the best epoch, on the test set (D7). Here it is the validation set, and only what such a choice would add.
+    """
     found = {name: run.metrics["test_accuracy"] for name, run in runs.items()}
 
     def difference(first: str, second: str) -> float:
@@ -93,7 +108,16 @@ def quantities(runs: SeedRuns) -> Mapping[str, float]:
     slopes = {f"dose_slope:{name}": _slope(runs, name) for name in (LARGE, LR)}
     cost = {f"reset_cost:{name}": difference(name, f"reset1:{name}") for name in COLUMNS}
     gain = {"lr_gain": difference(LR, LARGE), "authors:lr_gain": difference(f"authors:{LR}", f"authors:{LARGE}")}
-    return {"gap": own, "authors:gap": theirs, "gap_by_defects": theirs - own, **cost, **gain, **slopes}
+    best = {f"best_epoch_gain:{name}": _best_epoch_gain(runs[name]) for name in THEIRS if name in runs}
+    return {"gap": own, "authors:gap": theirs, "gap_by_defects": theirs - own, **cost, **gain, **slopes, **best}
+
+
+def _best_epoch_gain(run: FinishedRun) -> float:
+    """Best validation accuracy over the evaluations, less that after the last step; no number for a diverged run."""
+    if run.diverged or not run.has_rows:
+        return math.nan
+    accuracy = [value for _, value in run.column("validation_accuracy")]
+    return max(accuracy) - accuracy[-1] if accuracy else math.nan
 
 
 def _slope(runs: SeedRuns, name: str) -> float:
@@ -116,12 +140,22 @@ def _matched(recipe: Recipe, task: Task) -> Recipe:
     return recipe.with_lr(recipe.optimizer.lr * effective_steps(momentum, steps) * (1 - momentum))
 
 
-def _authors(task: Task, small: Recipe) -> dict[str, Recipe]:
+def _authors(task: Task, size: _Size) -> dict[str, Recipe]:
     """Table 1 with every switch set as the released code has it; regime adaptation is counted in epochs."""
+    tuned, defects = task.regimes.get("code", task.recipe), BIGBATCH
+    if task.name in RESIDUAL:
+        defects = msgspec.structs.replace(BIGBATCH, batch_norm_scale="ones")
+    small = tuned.replace(budget=shortened(tuned.budget, size.budget), defects=defects)
     recipes = table_1(task, small)
     rules = ("sqrt_lr", "ghost_batch", "stretched_epochs")
     recipes[RA] = transfer(small, batch_size=large_batch(task), rules=rules, examples=task.train).recipe
-    return {name: recipe.replace(defects=BIGBATCH) for name, recipe in recipes.items()}
+    return recipes
+
+
+def _lr_from_256(task: Task, small: Recipe) -> Recipe:
+    """The column +lr with the learning rate that the released plain script gives it."""
+    rules = ("sqrt_lr_from_256", "same_epochs")
+    return transfer(small, batch_size=large_batch(task), rules=rules, examples=task.train).recipe
 
 
 def _explaining(task: Task, small: Recipe, kept: Mapping[str, Recipe], size: _Size) -> list[Arm]:
@@ -133,7 +167,7 @@ def _explaining(task: Task, small: Recipe, kept: Mapping[str, Recipe], size: _Si
     recipes |= {f"no_clipping:{name}": kept[name].replace(max_grad_norm=None) for name in (LARGE, LR)}
     warm = msgspec.structs.replace(small.schedule, warmup=0.1)
     recipes |= {f"warmup:{name}": kept[name].replace(schedule=warm) for name in (LARGE, LR)}
-    recipes["base_256:large_batch+lr"] = kept[LARGE].with_lr(small.optimizer.lr * (large_batch(task) / 256) ** 0.5)
+    recipes[f"base_256:{LR}"] = _lr_from_256(task, small)
     arms = [Arm(name=name, recipe=recipe, seeds=size.explain) for name, recipe in recipes.items()]
     float32 = Execution(precision="float32")
     return [*arms, Arm(name=f"float32:{LR}", recipe=kept[LR], seeds=size.explain, execution=float32)]
