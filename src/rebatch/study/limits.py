@@ -156,7 +156,7 @@ def unseen_loss(model: nn.Module, data: Splits, *, seed: int) -> float:
     source = BatchSource(data.validation, data.augmentations, data.normalize, seed=seed)
     probe, total = copy.deepcopy(model).eval(), 0.0
     with torch.no_grad():
-        for part in torch.arange(len(data.validation)).split(1000):
+        for part in torch.split(torch.arange(len(data.validation)), 1000):
             inputs, targets = source.batch(0, part)
             total += F.cross_entropy(probe(inputs), targets, reduction="sum").item()
     return total / len(data.validation)
