@@ -306,18 +306,6 @@ def why_not(recipe: Recipe, batch_size: int = 256, **options: object) -> str:
     return str(caught.value)
 
 
-def test_a_summed_loss_is_refused_with_the_same_optimization_for_the_mean() -> None:
-    summed = TUNED.replace(loss_reduction="sum")
-    message = why_not(summed)
-    assert message.startswith("loss_reduction must be 'mean' for a transfer, got 'sum'")
-    assert message.endswith("optimizer.lr = 12.8, optimizer.weight_decay = 7.8125e-07, max_grad_norm = 0.0390625")
-    assert "optimizer.eps = 7.8125e-11, max" in why_not(summed.replace(optimizer=AdamW(lr=1e-3)))
-    rms = summed.replace(optimizer=RmsProp(lr=1e-3, weight_decay=1e-4))
-    assert "optimizer.eps = 7.8125e-11, optimizer.weight_decay = 7.8125e-07, max" in why_not(rms)
-    assert "optimizer.eps = 7.8125e-13, max" in why_not(summed.replace(optimizer=Adagrad(lr=1e-3)))
-    assert transfer(summed, batch_size=128).recipe == summed
-
-
 def test_a_rule_that_gives_no_usable_learning_rate_says_so_by_name() -> None:
     assert why_not(TUNED.with_lr(1e308), 1024).startswith("linear_lr gives no positive finite optimizer.lr: 1e+308 x 8")
     full = why_not(TUNED, 64, rules="exact_sqrt_lr", examples=128)

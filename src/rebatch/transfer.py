@@ -11,8 +11,9 @@ from rebatch.batching import steps_per_epoch
 from rebatch.errors import RequestError, did_you_mean
 from rebatch.fields import show_value, typed
 from rebatch.price import Price, price
-from rebatch.recipe import Adagrad, AdamW, Recipe, RmsProp, Steps
+from rebatch.recipe import AdamW, Recipe, Steps
 from rebatch.recipe_file import to_table
+from rebatch.reduction import SCALED_FIELDS, with_gradient_times
 from rebatch.rules import DEFAULT_RULES, PRESETS, RULES, Move, Rule
 
 
@@ -52,12 +53,13 @@ def transfer(
     """Move `recipe` to another batch size.
 
     A recipe that was itself transferred starts again from the recipe that was tuned, so chaining and going back are
-    consistent. `rules` holds names of `RULES`, of `PRESETS`, or rules of your own; they are applied in the order of
-    `RULES`. `examples` is the size of the training set, which some rules need.
+    consistent. A recipe with a summed loss is moved as the same one with an averaged loss would be, and stays summed
+    (`rebatch.reduction`). `rules` holds names of `RULES`, of `PRESETS`, or rules of your own; they are applied in the
+    order of `RULES`. `examples` is the size of the training set, which some rules need.
 
     Raises:
         RequestError: an unknown rule, two rules for one field, a rule that changes what it does not set, a missing
-            fact, a batch that the data cannot fill, a summed loss, a transferred recipe that was edited.
+            fact, a batch that the data cannot fill, a transferred recipe that was edited.
 
     >>> from rebatch.recipe import Epochs, Sgd
     >>> tuned = Recipe(batch_size=128, optimizer=Sgd(lr=0.1, momentum=0.9), budget=Epochs(50))
@@ -72,9 +74,9 @@ def transfer(
     notes, ignored = _start(recipe, chosen, move.examples)
     if move.batch_size == tuned.batch_size:
         return Transfer(tuned, 1.0, _names(chosen), (), ignored, price(tuned, tuned, move.examples), notes)
-    _refuse_sum(tuned)
-    moved = _with_batch_size(tuned, move.batch_size)
-    changes = _changes(tuned, moved, "batch_size", lambda _: f"asked for: kappa = {move.kappa:g}", move)
+    resized, moved = _with_batch_size(tuned, move.batch_size), _before_rules(move)
+    changes = _changes(tuned, resized, "batch_size", lambda _: f"asked for: kappa = {move.kappa:g}", move)
+    changes += _changes(resized, moved, "summed_loss", lambda _: _WHY_SUMMED, move)
     for rule in chosen:
         before, moved = moved, rule.apply(moved, move)
         _refuse_undeclared(rule, before, moved)
@@ -124,25 +126,6 @@ def _refuse_undeclared(rule: Rule, before: Recipe, after: Recipe) -> None:
             raise RequestError(f"{rule.name} changes {field!r} but declares {declared}; add {field!r} to what it sets")
 
 
-def _refuse_sum(tuned: Recipe) -> None:
-    if tuned.loss_reduction == "mean":
-        return
-    size, optimizer = tuned.batch_size, tuned.optimizer
-    if isinstance(optimizer, AdamW):
-        same = {"optimizer.eps": optimizer.eps / size}
-    elif isinstance(optimizer, RmsProp | Adagrad):
-        same = {"optimizer.eps": optimizer.eps / size, "optimizer.weight_decay": optimizer.weight_decay / size}
-    else:
-        same = {"optimizer.lr": optimizer.lr * size, "optimizer.weight_decay": optimizer.weight_decay / size}
-    if tuned.max_grad_norm is not None:
-        same["max_grad_norm"] = tuned.max_grad_norm / size
-    raise RequestError(
-        "loss_reduction must be 'mean' for a transfer, got 'sum' (its gradient grows with the batch by itself); "
-        "the same optimization with 'mean', on full batches: "
-        + ", ".join(f"{field} = {value:.6g}" for field, value in same.items() if value)
-    )
-
-
 def _start(recipe: Recipe, chosen: Sequence[Rule], examples: int | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(notes, warnings) on where the transfer starts: at `recipe`, or at the tuned recipe that it remembers."""
     tuned = recipe.tuned
@@ -151,7 +134,7 @@ def _start(recipe: Recipe, chosen: Sequence[Rule], examples: int | None) -> tupl
     old, new = _fields(tuned), _fields(recipe)
     own = {field for rule in chosen if rule.name not in RULES for field in rule.sets}
     for field in _differing(tuned, recipe):
-        if field not in _SET_BY_RULES | own:
+        if field not in _settable(tuned) | own:
             raise RequestError(
                 f"{field} was edited after a transfer ({_spelled(new.get(field))}, in [tuned] "
                 f"{_spelled(old.get(field))}), and a further transfer starts from [tuned]; {_WAY_OUT}"
@@ -166,12 +149,14 @@ def _start(recipe: Recipe, chosen: Sequence[Rule], examples: int | None) -> tupl
 
 
 _SET_BY_RULES = {"batch_size", *(field for rule in RULES.values() for field in rule.sets)}
+_WHY_SUMMED = "a summed gradient grows by kappa: as large a step, and as much decay in it, as before"
 _WAY_OUT = "delete [tuned] to start from the numbers above it (in Python: recipe.as_tuned())"
 
 
 def _unreached(recipe: Recipe, tuned: Recipe, examples: int | None) -> list[str]:
     """Fields that rules set, at a value to which no rule leads from `tuned`: somebody edited them."""
-    move, start = Move(tuned, recipe.batch_size, examples), _with_batch_size(tuned, recipe.batch_size)
+    move = Move(tuned, recipe.batch_size, examples)
+    start = _before_rules(move)
     reached = [start]
     for rule in RULES.values():
         with suppress(RequestError):  # it lacks a fact
@@ -182,9 +167,14 @@ def _unreached(recipe: Recipe, tuned: Recipe, examples: int | None) -> list[str]
     values = _fields(recipe)
     return [
         field
-        for field in sorted(_SET_BY_RULES)
+        for field in sorted(_settable(tuned))
         if not any(_same(values.get(field), table.get(field)) for table in tables)
     ]
+
+
+def _settable(tuned: Recipe) -> set[str]:
+    """What a transfer from `tuned` may have set."""
+    return _SET_BY_RULES | (set(SCALED_FIELDS) if tuned.loss_reduction == "sum" else set())
 
 
 def _spelled(value: object) -> str:
@@ -213,6 +203,12 @@ def _with_batch_size(tuned: Recipe, batch_size: int) -> Recipe:
     return tuned.replace(
         batch_size=batch_size, ghost_batch_size=min(ghost, batch_size) if ghost and batch_size > 1 else None
     )
+
+
+def _before_rules(move: Move) -> Recipe:
+    """The new batch size, with steps and decay as they were: a summed gradient grows by kappa of itself."""
+    resized = _with_batch_size(move.tuned, move.batch_size)
+    return with_gradient_times(resized, move.kappa) if resized.loss_reduction == "sum" else resized
 
 
 def _changes(before: Recipe, after: Recipe, rule: str, why: Callable[[Move], str], move: Move) -> list[Change]:

@@ -8,7 +8,9 @@ import typer
 from rebatch.cli.options import Json
 from rebatch.cli.recipe import refuse_folder, write_to
 from rebatch.errors import RequestError
+from rebatch.recipe import Recipe
 from rebatch.recipe_file import dumps_recipe, read_recipe, to_table
+from rebatch.reduction import with_loss_reduction
 from rebatch.rules import DEFAULT_RULES
 from rebatch.transfer import Transfer
 from rebatch.transfer import transfer as move
@@ -21,6 +23,10 @@ def transfer(
         list[str] | None,
         typer.Option("--rules", help="Rules or presets (hoffer, linear, bigbatch); repeat or separate by commas."),
     ] = None,
+    loss_reduction: Annotated[
+        str | None,
+        typer.Option("--loss-reduction", help="Rewrite the recipe for losses summed (sum) or averaged (mean)."),
+    ] = None,
     task: Annotated[str | None, typer.Option("--task", help="Take the number of examples from this task.")] = None,
     examples: Annotated[int | None, typer.Option("--examples", help="Number of training examples.", min=1)] = None,
     json: Json = False,
@@ -29,13 +35,24 @@ def transfer(
     """Move a recipe to another batch size: what changes, by which rule and why, and what it costs."""
     chosen = [name for item in rules or [] for name in item.split(",")] or list(DEFAULT_RULES)
     refuse_folder(output)
-    result = move(read_recipe(recipe), batch_size=batch_size, rules=chosen, examples=_examples(task, examples))
+    tuned = _reduced(read_recipe(recipe), loss_reduction)
+    result = move(tuned, batch_size=batch_size, rules=chosen, examples=_examples(task, examples))
     if output is not None:
         write_to(result.recipe, output)
     if json:
         _print_json(result)
     else:
         _print(result, output)
+
+
+def _reduced(recipe: Recipe, reduction: str | None) -> Recipe:
+    match reduction:
+        case None:
+            return recipe
+        case "sum" | "mean":
+            return with_loss_reduction(recipe, reduction)
+        case _:
+            raise RequestError(f"--loss-reduction must be sum or mean, got {reduction!r}")
 
 
 def _examples(task: str | None, examples: int | None) -> int | None:
