@@ -203,6 +203,30 @@ def smallest_detectable(
     return math.hypot(seeds, examples)
 
 
+def seeds_to_detect(contrast: Contrast, distance: float, alpha: float, *, most: int, power: float = 0.8) -> int | None:
+    """How many seeds see an effect `distance` beyond its margin with probability `power`, if they scatter as seen.
+
+    What a shared test set adds does not fall with more seeds. None where more than `most` would be needed, or where the
+    scatter is not known.
+
+    >>> seeds_to_detect(Contrast(estimate=0.5, standard_error=0.5, degrees_of_freedom=4.0), 1.0, 0.05, most=1000)
+    12
+    """
+
+    def resolved(seeds: int) -> bool:
+        error = contrast.standard_error * math.sqrt((contrast.degrees_of_freedom + 1.0) / seeds)
+        seen = smallest_detectable(error, seeds - 1.0, alpha, power=power, example_error=contrast.example_error)
+        return seen <= distance
+
+    if not resolved(most):
+        return None
+    low, high = 1, most  # too few, enough
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if resolved(middle) else (middle, high)
+    return high
+
+
 def _student_quantile(tail: float, degrees_of_freedom: float) -> float:
     """The t that Student's distribution exceeds with probability `tail`."""
     from scipy.special import stdtrit

@@ -14,8 +14,12 @@ import pytest
 import rebatch
 from rebatch.cli.main import run, spread
 from rebatch.cli.train_run import _Clock
+from rebatch.execution import Execution
 from rebatch.recipe import Epochs, Steps
 from rebatch.recipe_file import from_table, loads_recipe, read_recipe, write_recipe
+from rebatch.study.find import find_study
+from rebatch.study.plan import make_plan
+from rebatch.study.store import Result, Store
 from rebatch.tasks import TASKS
 
 STUDY = f"{Path(__file__).parents[1] / 'study' / 'small_study.py'}:small"
@@ -253,6 +257,36 @@ def test_an_unfinished_study_says_how_many_runs_are_missing(store: Path, capsys:
     next(store.glob("runs/*/result.json")).unlink()
     assert run(["study", "show", str(store)]) == 0
     assert "1 of 6 missing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("precision", [["--precision", "float32"], []])
+def test_missing_data_are_told_before_anything_is_announced_or_written(
+    precision: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["study", "run", "hoffer-gap", "--task", "mnist/f1", *precision]
+    assert run([*command, "--data-dir", str(tmp_path / "data"), "--store", str(tmp_path / "store")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert err.startswith("rebatch: mnist is not there: no file ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_whose_runs_are_all_there_needs_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task, root = TASKS["mnist/f1"], tmp_path / "store"
+    plan = make_plan(find_study("hoffer-gap"), task, "quick", execution=Execution(), seeds=1)
+    store = Store(root, create=True)
+    store.save_plan(plan)
+    command = ["study", "run", "hoffer-gap", "--task", "mnist/f1", "--seeds", "1", "--store", str(root)]
+    command += ["--data-dir", str(tmp_path / "data")]
+    specs = plan.specs()
+    for spec in specs[1:]:
+        store.begin(spec).finish(Result(status="done", steps=1, accuracy=98.0))
+    assert run(command) == 2  # one is missing
+    assert "runs to do" not in capsys.readouterr().err
+    store.begin(specs[0]).finish(Result(status="done", steps=1, accuracy=98.0))
+    assert run(command) == 0
+    assert "all 6 runs are in the store" in capsys.readouterr().err
 
 
 def test_fewer_seeds_than_before_are_told(store: Path, capsys: pytest.CaptureFixture[str]) -> None:

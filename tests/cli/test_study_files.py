@@ -126,7 +126,8 @@ def test_study_list_says_what_every_claim_has_and_needs(capsys: pytest.CaptureFi
         assert study.keys() == {"name", "source", "title", "claims"}
         for claim in study["claims"]:
             assert claim.keys() == fields
-            assert (claim["verdict"] is None) == (claim["needs"] is not None)
+            if claim["verdict"] != "undecided":  # which may need more seeds, or a premise that holds
+                assert (claim["verdict"] is None) == (claim["needs"] is not None)
     assert run(["study", "list"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"H1 +At equal epochs .* confirmed +digits/mlp, cpu +results/hoffer-gap/digits-mlp-cpu\.json", out)

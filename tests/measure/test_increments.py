@@ -15,6 +15,7 @@ from rebatch.measure.increments import (
     covariance_trace,
     mean_step_ratio,
     mean_step_square,
+    sample_moments,
     sample_updates,
     trace_ratio,
     update_moments,
@@ -165,3 +166,22 @@ def test_ratios_find_the_square_root_rule() -> None:
 
 def test_a_mean_step_that_is_not_resolved_has_no_ratio() -> None:
     assert mean_step_ratio(gaussian_updates(11, 0), gaussian_updates(11, 1, mean=0.0)) is None
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("draws", [3, 11])
+def test_moments_of_updates_that_are_let_go_are_those_of_updates_that_are_kept(setting: Setting, draws: int) -> None:
+    gradient = small_gradient()
+    kept = sample_updates(gradient, EXAMPLES, setting, draws=draws, rng=np.random.default_rng(5))
+    found = sample_moments(gradient, EXAMPLES, setting, draws=draws, rng=np.random.default_rng(5))
+    scale = float(kept.square().sum(1).mean())  # a batch of all examples has no covariance but rounding's
+    assert found.trace == pytest.approx(covariance_trace(kept).estimate, rel=1e-10, abs=1e-15 * scale)
+    assert found.mean_square == pytest.approx(mean_step_square(kept).estimate, rel=1e-10, abs=1e-15 * scale)
+
+
+def test_moments_need_three_draws_and_batches_that_the_data_fill() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="draws must be at least 3, got 2"):
+        sample_moments(small_gradient(), EXAMPLES, Setting(2, 0.1), draws=2, rng=rng)
+    with pytest.raises(ValueError, match=f"is at most {EXAMPLES} examples, got {EXAMPLES + 1}"):
+        sample_moments(small_gradient(), EXAMPLES, Setting(EXAMPLES + 1, 0.1), draws=3, rng=rng)

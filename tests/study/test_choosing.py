@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ import pytest
 from rebatch.errors import RequestError
 from rebatch.execution import Execution
 from rebatch.recipe import Steps
-from rebatch.study.choosing import choose, validation_accuracy
+from rebatch.report.summary import summarize
+from rebatch.study.choosing import choose, edge_of_grid, validation_accuracy
 from rebatch.study.engine import Outcome, run_plan
 from rebatch.study.execute import execute
 from rebatch.study.plan import Arm, Design, Plan, Study, make_plan
@@ -186,6 +188,35 @@ def test_an_arm_may_be_chosen_from_arms_that_were_chosen(store: Store) -> None:
     assert arms["final"].recipe.optimizer.lr == RATES["middle"]
 
 
+@pytest.mark.parametrize(
+    ("validation", "grid"),
+    [
+        ({"low": 90.0, "middle": 95.0, "high": 91.0}, None),
+        ({"low": 96.0, "middle": 95.0, "high": 91.0}, (0.01, 0.03)),
+        ({"low": 90.0, "middle": 95.0, "high": 97.0}, (0.01, 0.03)),
+    ],
+)
+def test_the_best_rate_at_the_edge_of_its_grid_is_told(
+    validation: dict[str, float | None], grid: tuple[float, float] | None, tmp_path: Path
+) -> None:
+    store = Store(tmp_path, create=True)
+    other = Arm(name="other", recipe=SHORT.with_lr(0.5).replace(batch_size=64), candidate=True, seeds=2)
+    best = msgspec.structs.replace(BEST, best_of=(*RATES, "other"))  # another grid, of which there is but one rate
+    plan = planned((*CANDIDATES, other, best))
+    assert edge_of_grid(best, plan) is None  # nothing is chosen yet
+    finished(store, plan, {**validation, "other": 5.0})
+    chosen = choose(plan, store)
+    assert edge_of_grid(chosen.design.arms[-1], chosen) == grid
+    note = next(arm.note for arm in summarize(chosen, store).arms if arm.name == "best")
+    assert note.startswith("chosen on the validation split: ")
+    told = ", at the edge of its grid (learning rates 0.01 to 0.03): a better one may lie beyond"
+    assert note.endswith(told) is (grid is not None)
+    finished(store, plan, {**validation, "other": 99.0})
+    alone = choose(plan, store)
+    assert alone.design.arms[-1].chosen == "other"
+    assert edge_of_grid(alone.design.arms[-1], alone) is None
+
+
 def test_an_arm_runs_as_it_says_and_others_as_the_study_says() -> None:
     exact = Arm(name="exact", recipe=SHORT, execution=Execution(precision="float64"), seeds=1, first_seed=7)
     plan = planned((exact, Arm(name="plain", recipe=SHORT, finals=("train_evaluation",))))
@@ -284,6 +315,27 @@ def test_killed_after_it_has_chosen_it_ends_with_the_same_choice_and_numbers(
     assert numbers(store) == numbers(undisturbed[0])
     for part in ("arms", "candidates", "quantities", "claims"):
         assert document[part] == undisturbed[1][part]
+
+
+def test_only_what_is_not_shown_any_more_counts_as_hidden(
+    undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(undisturbed[0], store)
+    done = subprocess.run(command(store, "--seeds", "1"), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    # The second seeds of `best` and `fixed`; the chosen run of the first seed is still shown.
+    assert "seeds: 1 instead of 2; 2 finished runs are kept but not shown (--seeds 2)" in done.stderr
+    assert "all 9 runs are in the store" in done.stderr
+
+
+def test_a_chosen_arm_is_announced_with_its_candidates(tmp_path: Path) -> None:
+    options = ("--arm", "best", "--seeds", "1", "--jobs", "1")
+    done = subprocess.run(command(tmp_path / "store", *options), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "choosing-digits-mlp-quick: 6 of 6 runs to do, 1 at a time" in done.stderr
+    again = subprocess.run(command(tmp_path / "store", *options), capture_output=True, text=True, timeout=120)
+    assert "all 7 runs are in the store" in again.stderr
 
 
 def test_the_same_command_again_runs_nothing(undisturbed: tuple[Path, dict[str, Any]]) -> None:

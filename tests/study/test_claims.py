@@ -24,12 +24,11 @@ from rebatch.study.claims import (
     Verdict,
     arms_of,
     comparisons,
-    gap_share,
-    judge,
     quantities_of,
     region,
     unit,
 )
+from rebatch.study.judging import gap_share, judge
 
 INFINITE = (-math.inf, math.inf)
 
@@ -386,6 +385,114 @@ def test_the_smallest_effect_is_told_in_the_headline_s_unit() -> None:
     assert both[0].smallest_detectable != both[1].smallest_detectable
     two = AllOf((Greater("same", "small"), Greater("wild", "small")))  # one unit: the weakest part
     assert judge([claim(two)], ARMS, MEASURED)[0].smallest_detectable == alone[0].smallest_detectable
+
+
+# Premises
+
+
+@pytest.mark.parametrize(
+    ("test", "premise", "verdict", "caveats"),
+    [
+        (Greater("small", "worse"), Quantity("slope", low=1.0), "confirmed", ()),
+        (Greater("worse", "small"), Quantity("slope", low=1.0), "refuted", ()),
+        (Greater("small", "worse"), Quantity("slope", high=1.0), "undecided", ("its premise does not hold: slope",)),
+        (Greater("worse", "small"), Quantity("slope", high=1.0), "undecided", ("its premise does not hold: slope",)),
+        (Greater("small", "worse"), Quantity("wild", low=0.0), "undecided", ("its premise is not shown: wild",)),
+        (Greater("small", "worse"), Quantity("absent", low=0.0), "undecided", ("its premise is not shown: absent",)),
+        (
+            Quantity("slope", low=1.0),
+            Greater("worse", "small"),
+            "undecided",
+            ("its premise does not hold: worse - small",),
+        ),
+    ],
+)
+def test_a_claim_is_decided_only_where_its_premise_is_shown(
+    test: Test, premise: Comparison, verdict: Verdict, caveats: tuple[str, ...]
+) -> None:
+    assumed = msgspec.structs.replace(claim(test), premise=(premise,))
+    (judgement,) = judge([assumed], ARMS, MEASURED)
+    (bare,) = judge([claim(test)], ARMS, MEASURED)
+    assert (judgement.verdict, judgement.caveats) == (verdict, caveats)
+    assert (judgement.effect, judgement.parts, bare.premise) == (bare.effect, bare.parts, ())
+    assert [each.test for each in judgement.premise] == [premise]
+    assert judgement.note == "; ".join([bare.note, *caveats])
+    assert (judgement.smallest_detectable is None) == (verdict != "undecided")
+
+
+def test_a_claim_whose_premise_is_open_does_not_make_others_of_the_study_easier() -> None:
+    other = claim(Greater("small", "worse"), "other")
+    open_ = msgspec.structs.replace(claim(Greater("small", "worse")), premise=(Quantity("wild", low=0.0),))
+    levels = [each.level for each in judge([open_, other], ARMS, MEASURED)]
+    assert levels == pytest.approx([0.95, 0.975])
+
+
+def test_what_a_verdict_compares_is_its_test_and_its_premise() -> None:
+    assumed = msgspec.structs.replace(claim(Greater("a", "b")), premise=(Quantity("slope", low=0.0), Greater("c", "a")))
+    assert (arms_of(assumed.compared), quantities_of(assumed.compared)) == (["a", "b", "c"], ["slope"])
+
+
+# What it would take
+
+
+def test_more_seeds_would_decide_where_the_effect_lies_off_its_margin() -> None:
+    judgement = judge_one(Greater("wild", "small"), ARMS)  # -0.42 points, the differences scatter by 2.4
+    differences = np.array(list(ARMS["wild"].accuracy.values())) - list(BASE.accuracy.values())
+    seeds = judgement.seeds_to_decide
+    assert seeds is not None
+    for count, enough in ((seeds, True), (seeds - 1, False)):
+        effect = abs(differences.mean()) / (differences.std(ddof=1) / math.sqrt(count))
+        power = stats.nct.sf(stats.t.isf(0.025, count - 1), count - 1, effect)
+        assert bool(power >= 0.8) is enough
+
+
+def test_every_part_must_be_seen_to_confirm_and_one_to_refute() -> None:
+    wild, slope = Quantity("wild", low=0.0), Quantity("slope", low=1.2)
+    alone = [judge([claim(part)], {}, MEASURED)[0].seeds_to_decide for part in (wild, slope)]
+    assert None not in alone
+    assert judge([claim(AllOf((wild, slope)))], {}, MEASURED)[0].seeds_to_decide == max(filter(None, alone))
+    outside = AllOf((Quantity("wild", high=0.0), slope))  # only the first lies outside: it must be seen at half of 5 %
+    refuting = judge([claim(outside)], {}, MEASURED)[0].seeds_to_decide
+    assert refuting is not None
+    assert refuting > (alone[0] or 0)
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        Greater("small", "worse"),  # decided
+        Quantity("few", low=0.0),
+        Quantity("absent", low=0.0),
+        Quantity("slope", low=1.2399),  # on its margin: more than a thousand
+    ],
+)
+def test_how_many_seeds_it_would_take_is_not_always_known(test: Test) -> None:
+    assert judge([claim(test)], ARMS, MEASURED)[0].seeds_to_decide is None
+
+
+def test_no_number_of_seeds_makes_up_for_a_premise_that_fails() -> None:
+    open_, fails = (
+        msgspec.structs.replace(claim(Greater("small", "worse")), premise=(premise,))
+        for premise in (Quantity("wild", low=0.0), Quantity("slope", high=1.0))
+    )
+    alone = judge([claim(Quantity("wild", low=0.0))], ARMS, MEASURED)[0].seeds_to_decide
+    assert judge([open_], ARMS, MEASURED)[0].seeds_to_decide == alone
+    assert judge([fails], ARMS, MEASURED)[0].seeds_to_decide is None
+
+
+def test_diverged_runs_that_a_number_had_to_leave_out_are_told() -> None:
+    lost = {"lost": {0: 0.0, 1: 2.0, 2: 1.0}}
+    told = Quantity("slope", low=1.0, left_out="lost")
+    for test, caveats in (
+        (told, ("3 diverged runs are left out",)),
+        (AllOf((told, msgspec.structs.replace(told, low=0.5))), ("3 diverged runs are left out",)),
+        (Quantity("slope", low=1.0), ()),
+        (Quantity("slope", low=1.0, left_out="absent"), ()),
+    ):
+        judgement = judge([claim(test)], {}, MEASURED | lost)[0]
+        assert judgement.caveats == caveats
+        assert judgement.note == "; ".join(["5 seeds", *caveats])
+    assert judge([claim(told)], {}, MEASURED | {"lost": {0: 0.0}})[0].caveats == ()
 
 
 def test_a_test_knows_its_arms_its_quantities_and_their_units() -> None:

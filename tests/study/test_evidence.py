@@ -92,3 +92,42 @@ def test_the_repositorys_results_are_read_and_those_in_the_package_where_it_is_i
     assert (found.verdict, found.results) == ("confirmed", "results/hoffer-gap/digits-mlp-cpu.json")
     monkeypatch.setattr(rebatch, "__file__", str(tmp_path / "site-packages" / "rebatch" / "__init__.py"))
     assert results_folder() == tmp_path / "site-packages" / "rebatch" / "results"
+
+
+UNDECIDED = {
+    "parts": [{"test": {}, "effect": {}, "seeds": list(range(20))}],
+    "smallest_detectable": 0.4321,
+    "seeds_to_decide": 64,
+    "unit": "AIC",
+}
+SEEN = "more seeds: 20 see an effect 0.43 AIC beyond the margin (with probability 0.8)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "needs"),
+    [
+        ({}, f"{SEEN}; about 70 seeds would decide if the effect seen is the true one"),
+        ({"seeds_to_decide": None}, f"{SEEN}; the effect seen lies so near its margin that not even 1,000 seeds"),
+        ({"caveats": ["3 diverged runs are left out"]}, f"{SEEN}; about 70 seeds"),
+        ({"premise": [{}], "caveats": ["its premise does not hold: loss"]}, "its premise does not hold: loss"),
+        ({"smallest_detectable": None}, "more seeds"),
+    ],
+)
+def test_an_undecided_claim_says_what_would_decide_it(changes: dict[str, Any], needs: str, tmp_path: Path) -> None:
+    kept(tmp_path, "digits/mlp", "cpu", "undecided", **(UNDECIDED | changes))
+    found = h1(tmp_path)
+    assert found.needs == found.all[0].needs
+    assert (found.needs or "").startswith(needs)
+
+
+def test_results_from_before_they_said_so_tell_what_their_seeds_resolve(tmp_path: Path) -> None:
+    kept(
+        tmp_path,
+        "digits/mlp",
+        "cpu",
+        "undecided",
+        **{name: value for name, value in UNDECIDED.items() if name != "seeds_to_decide"},
+    )
+    assert h1(tmp_path).needs == SEEN
+    kept(tmp_path, "digits/mlp", "cpu", "confirmed", **UNDECIDED)
+    assert h1(tmp_path).needs is None

@@ -7,7 +7,8 @@ import pytest
 from rebatch.price import cost
 from rebatch.recipe import Sgd
 from rebatch.schedule import Plateau
-from rebatch.study.claims import AllOf, ArmOutcome, Equivalent, Greater, Quantity, judge
+from rebatch.study.claims import AllOf, ArmOutcome, Equivalent, Greater, Quantity
+from rebatch.study.judging import judge
 from rebatch.study.plan import SCALES
 from rebatch.study.studies.hoffer_2017.gap import gap_design, quantities
 from rebatch.tasks import TASKS
@@ -23,8 +24,8 @@ ARMS = {
     "large_batch+lr+gbn": (512, 4.0, 32, 40, 20_480),
     "large_batch+lr+gbn+ra": (512, 4.0, 32, 640, 327_680),
     "small_batch+same_examples": (32, 1.0, None, 10_240, 327_680),
-    "small_batch, until the loss stops improving": (32, 1.0, None, 2_560, 81_920),
-    "large_batch, until the loss stops improving": (512, 1.0, None, 160, 81_920),
+    "small_batch, until the loss stops improving": (32, 1.0, None, 10_240, 327_680),
+    "large_batch, until the loss stops improving": (512, 1.0, None, 640, 327_680),
 }
 
 SB, LB, LR, GBN, RA, CONTROL, SB_PLATEAU, LB_PLATEAU = ARMS
@@ -65,6 +66,28 @@ def test_where_training_goes_on_until_the_loss_stops_improving_that_is_what_drop
         assert other == arms[base].as_tuned()
 
 
+@pytest.mark.parametrize(("falls", "verdict"), [(0.001, "confirmed"), (0.02, "undecided")])
+def test_where_the_loss_still_falls_nothing_is_said_of_training_until_it_stops(falls: float, verdict: str) -> None:
+    wobble = [0.0, 0.01, -0.02, 0.015, -0.005]
+    outcomes = {
+        name: ArmOutcome(accuracy={seed: value + place * wobble[seed] for seed in range(5)})
+        for place, (name, value) in enumerate({SB_PLATEAU: 98.0, LB_PLATEAU: 96.0}.items(), 1)
+    }
+    falling = {f"still_falling:{SB}": 0.0, f"still_falling:{LB}": falls}
+    measured = {name: {seed: value + 1e-4 * wobble[seed] for seed in range(5)} for name, value in falling.items()}
+    claim = next(claim for claim in gap_design(DIGITS, "cpu").claims if claim.id == "H24")
+    (judgement,) = judge([claim], outcomes, measured)
+    assert judgement.verdict == verdict
+    caveats = {"confirmed": (), "undecided": (f"its premise does not hold: still_falling:{LB}",)}
+    assert judgement.caveats == caveats[verdict]
+
+
+def test_elsewhere_going_on_until_the_loss_stops_is_four_times_as_long() -> None:
+    task = TASKS["mnist/f1"]
+    arms = {arm.name: cost(arm.recipe, task.train) for arm in gap_design(task, "cpu").arms}
+    assert [arms[name].epochs for name in (SB_PLATEAU, LB_PLATEAU)] == [200, 200]
+
+
 @pytest.mark.parametrize(
     ("large", "ghosts", "verdict"),
     [
@@ -93,6 +116,9 @@ def test_how_much_of_the_gap_is_closed_is_asked_only_where_there_is_one(
 def test_the_claims_and_their_margins_are_these() -> None:
     design = gap_design(DIGITS, "cpu")
     assert {claim.id: claim.test for claim in design.claims} == TESTS
+    premises = {claim.id: claim.premise for claim in design.claims if claim.premise}
+    falling = (Quantity(f"still_falling:{name}", high=0.01, unit="of all it has fallen") for name in (SB, LB))
+    assert premises == {"H24": tuple(falling)}
     quick = gap_design(DIGITS, "quick")
     assert [claim.id for claim in quick.claims] == [name for name in TESTS if name != "H24"]
     assert all(claim.expected is None for claim in design.claims)  # nothing is published for digits

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from rebatch.study.store import Result, RunFolder, Store
 from rebatch.tasks import TASKS
 from rebatch.tasks.table import SIMULATION
 from rebatch.tasks.task import Task
-from rebatch.training import train
+from rebatch.training import Row, train
 from study.made_up import probe_metrics
 
 DIGITS = TASKS["digits/mlp"]
@@ -142,6 +143,24 @@ def test_increments_are_those_that_measure_draws_at_frozen_weights(after: float,
     updates = sample_updates(gradient, DIGITS.train, setting, draws=4, rng=rng)
     assert metrics[f"trace@{after:g}"] == pytest.approx(covariance_trace(updates).estimate, rel=1e-6)
     assert metrics[f"mean_square@{after:g}"] == pytest.approx(mean_step_square(updates).estimate, rel=1e-6)
+
+
+def test_all_places_lie_on_one_reference_run_which_stops_at_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[float] = []
+
+    def watched(*arguments: Any, **options: Any) -> Iterator[Row]:
+        for row in train(*arguments, **options):
+            steps.append(row["step"])
+            yield row
+
+    wanted = Increments(after=(0.0, 0.05, 0.02), draws=3)
+    alone: dict[str, float] = {}
+    for after in wanted.after:
+        alone |= probe(spec_of(msgspec.structs.replace(wanted, after=(after,)), GHOSTS), DIGITS, None)[1]
+    monkeypatch.setattr(probing, "train", watched)
+    assert probe(spec_of(wanted, GHOSTS), DIGITS, None)[1] == alone  # a place does not change what comes after it
+    assert steps == sorted(set(steps))
+    assert steps[-2] < 32 <= steps[-1]
 
 
 def test_the_learning_rate_scales_mean_and_covariance_by_its_square() -> None:

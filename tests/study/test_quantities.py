@@ -56,17 +56,29 @@ def test_what_is_left_of_the_gap_is_counted_beyond_a_fifth_of_it() -> None:
     assert left == pytest.approx({"most": 1.0 - 1.4, "all but a fifth": 0.0, "some": 2.0 - 1.4})
 
 
-def test_a_loss_still_falls_by_its_change_over_the_last_fifth_of_the_evaluations() -> None:
-    name = gap.PLATEAUS[SMALL]
-    losses = [1.0] * 16 + [0.5, 0.49, 0.48, 0.4]
+def falling(losses: list[float], first: float = 2.5) -> dict[str, float]:
+    """What is made of a run with this loss at the first step and these at the evaluations."""
     evaluated = [{"step": step, "train_loss": loss, "validation_loss": 0.0} for step, loss in enumerate(losses, 1)]
-    between = [{"step": 16.5, "train_loss": 99.0}]  # a row that is not evaluated
-    rows = sorted([*evaluated, *between], key=lambda row: row["step"])
-    assert gap.quantities({name: run(rows)}) == pytest.approx({f"still_falling:{SMALL}": 0.2})
-    assert gap.quantities({name: run(rows, diverged=True)}) == {}
-    nothing_left = [{**row, "train_loss": 0.0} for row in evaluated]
-    assert gap.quantities({name: run(nothing_left)}) == {}
-    assert gap.quantities({name: run()}) == {}
+    unevaluated = [{"step": 0.5, "train_loss": first}, {"step": 16.5, "train_loss": 99.0}]
+    rows = sorted([*evaluated, *unevaluated], key=lambda row: row["step"])
+    assert gap.quantities({gap.PLATEAUS[LARGE]: run(rows, diverged=True)}) == {}
+    found = gap.quantities({gap.PLATEAUS[LARGE]: run(rows)})
+    return {name.removesuffix(f":{LARGE}"): value for name, value in found.items()}
+
+
+def test_a_loss_still_falls_from_the_fifth_before_the_last_to_the_last_fifth_of_the_evaluations() -> None:
+    losses = [1.0] * 12 + [0.7, 0.6, 0.4, 0.3] + [0.6, 0.3, 0.5, 0.2]
+    assert falling(losses) == pytest.approx({"still_falling": (0.5 - 0.4) / (2.5 - 0.4), "falls_by": 0.2})
+    assert falling([0.0] * 20) == {"still_falling": 0.0}  # nothing is left of which it could fall by a share
+    assert falling([3.0] * 20) == {"falls_by": 0.0}  # it never fell
+    assert gap.quantities({gap.PLATEAUS[LARGE]: run()}) == {}
+
+
+def test_a_loss_that_goes_to_zero_for_ever_stops_by_the_whole_fall_and_never_by_its_own_size() -> None:
+    for length in (0.1, 1, 100, 10_000):
+        found = falling([1.0 / (length * step) for step in range(1, 21)])
+        assert found["falls_by"] == pytest.approx(0.22, abs=0.01)
+        assert (found["still_falling"] < gap.STOPPED) is (length >= 1)
 
 
 # hoffer-noise
@@ -221,6 +233,16 @@ def test_where_a_batch_diverged_there_is_no_spread_over_all_of_them() -> None:
     assert not any(name.startswith(("spread", "relative_spread")) for name in found)
 
 
+def test_curves_that_diverged_are_left_out_of_the_fits_and_counted() -> None:
+    fine, lost = travelled(80, "log", 1.0), run(diverged=True)
+    runs = {"before:32": fine, "before:64": lost, "after:32": lost, "after:64": lost, "no_decay:32": fine}
+    found = distance.quantities(runs)
+    alone = distance.quantities({"before:32": fine})
+    assert found["log_over_power:before"] == alone["log_over_power:before"]
+    counts = {name.removeprefix("diverged:"): count for name, count in found.items() if name.startswith("diverged:")}
+    assert counts == {"before": 1.0, "after": 2.0, "no_decay": 0.0, "before and after": 3.0}
+
+
 def test_the_head_start_is_read_at_the_end_of_the_largest_batch_s_first_epoch() -> None:
     runs = {
         "after:32": travelled(80, "power", 1.0, epoch=20),
@@ -280,6 +302,22 @@ def test_late_means_that_the_net_fits_the_training_set() -> None:
     few = dict(list(runs.items())[:5])
     assert not any(name.startswith("rank:late") for name in diffusion.quantities({**few, **early}))
     assert diffusion.quantities(few) == {}
+
+
+LOST = run(metrics={"test_accuracy": 10.0, "weight_distance": math.nan}, recipe=RECIPE, diverged=True)
+
+
+def test_a_diverged_run_counts_at_chance_but_beside_a_distance_it_is_left_out_and_counted() -> None:
+    runs = {f"{b}, {d}": diffused(b, d, law(b, d)) for b, d in GRID}
+    whole, found = diffusion.quantities(runs), diffusion.quantities({**runs, "lost": LOST})
+    assert (whole["diverged"], found["diverged"]) == (0.0, 1.0)
+    beside_batch = {"log_batch_alone", "rank:accuracy~log_batch", "diverged"}
+    assert {name for name in whole if found[name] != whole[name]} == beside_batch
+    points = [*((math.log2(b), law(b, d)) for b, d in GRID), (5.0, 10.0)]
+    assert found["log_batch_alone"] == pytest.approx(np.polyfit([x for x, _ in points], [y for _, y in points], 1)[0])
+    lost = {str(number): LOST for number in range(7)}
+    assert diffusion.quantities(lost)["diverged"] == 7.0
+    assert "log_batch_given_distance" not in diffusion.quantities(lost)
 
 
 # The rest

@@ -57,7 +57,7 @@ def limits(
     data = found.data(seed, data_dir)
     if not json:
         note(f"{found.name}: training {steps:,} steps of {chosen.batch_size}, then measuring")
-    measured = measure_limits(found.model(seed), data, chosen, seed=seed)
+    measured = measure_limits(found.model(seed, data), data, chosen, seed=seed)
     if json:
         write_json(_document(found.name, seed, measured))
         return

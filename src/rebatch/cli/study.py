@@ -47,11 +47,13 @@ def run(
     """Run a study. Finished runs are kept; the same command again runs only what is missing."""
     from rebatch.errors import RequestError, RunError, did_you_mean
     from rebatch.report.summary import summarize
+    from rebatch.study.choosing import choose
     from rebatch.study.find import find_study
     from rebatch.study.plan import SCALES, make_plan, plan_name
     from rebatch.study.store import Store
     from rebatch.tasks import find_task
     from rebatch.tasks.find import file_digest
+    from rebatch.tasks.presence import require_data
 
     if scale not in SCALES:
         raise RequestError(f"--scale {scale!r} is unknown{did_you_mean(scale, SCALES)}")
@@ -77,10 +79,15 @@ def run(
         task_digest=file_digest(task),
         command=shlex.join(["rebatch", *sys.argv[1:]]),
     )
+    wanted = _known_arms(arm, plan)
+    if existing is not None:
+        plan = choose(plan, existing)
+    if existing is None or existing.missing(plan, wanted):
+        require_data(found, data_dir)
     runs = existing or Store(root, create=True)  # only now: a request that is refused leaves nothing behind
     if earlier is not None:
         _note_hidden(earlier, plan, runs)
-    outcome = _run(plan, runs, task, jobs, threads, data_dir, _known_arms(arm, plan))
+    outcome = _run(plan, runs, task, jobs, threads, data_dir, wanted)
     plan = outcome.plan
     _keep_quantities(study, plan, runs)
     summary = summarize(plan, runs, failed=len(outcome.failed), reused=outcome.reused)
@@ -171,14 +178,16 @@ def _keep_quantities(study: "Study", plan: "Plan", store: "Store") -> None:
         note(f"quantities of seeds {seeds} were made of fewer runs than are there; imported runs have no rows")
 
 
-def _known_arms(arms: list[str] | None, plan: "Plan") -> list[str] | None:
+def _known_arms(arms: list[str] | None, plan: "Plan") -> set[str] | None:
+    """The arms that are asked for, with those that they are chosen from; None for all."""
     from rebatch.errors import RequestError, did_you_mean
+    from rebatch.study.choosing import with_candidates
 
     names = [arm.name for arm in plan.design.arms]
     for name in arms or ():
         if name not in names:
             raise RequestError(f"--arm {name!r} is no arm of this study{did_you_mean(name, names)}")
-    return arms or None
+    return with_candidates(plan, arms) if arms else None
 
 
 def _run(
@@ -188,7 +197,7 @@ def _run(
     jobs: int | None,
     threads: int,
     data_dir: Path | None,
-    arms: list[str] | None,
+    arms: set[str] | None,
 ) -> "Outcome":
     from rebatch.cli.output import note
     from rebatch.cli.progress import study_progress
@@ -196,7 +205,7 @@ def _run(
 
     count = jobs or max(1, _cores() // threads)
     missing = len(store.missing(plan, arms))
-    total = len(plan.specs())
+    total = len(plan.specs(arms))
     to_do = f"{missing} of {total} runs to do, {min(count, missing)} at a time"
     note(f"{plan.name}: {to_do if missing else f'all {total} runs are in the store'}")
     with study_progress(plan, store) as on_progress:

@@ -114,9 +114,15 @@ def planned(
             yield epoch, order[1][start + first : start + last]
 
 
-def past_batches(data: Splits, recipe: Recipe, *, seed: int) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """From a step's number to the batch that a run of `recipe` with `seed` sees there, exactly, at any time."""
-    source = BatchSource(data.train, data.augmentations, data.normalize, seed=seed)
+def past_batches(
+    data: Splits, recipe: Recipe, *, seed: int, augmentation_seed: int | None = None
+) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """From a step's number to the batch that a run of `recipe` with `seed` sees there, exactly, at any time.
+
+    With another `augmentation_seed` the examples are those, in the same order, but augmented anew.
+    """
+    drawn_by = seed if augmentation_seed is None else augmentation_seed
+    source = BatchSource(data.train, data.augmentations, data.normalize, seed=drawn_by)
     examples = len(data.train)
 
     def batch(step: int) -> tuple[Tensor, Tensor]:

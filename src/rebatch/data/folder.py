@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from rebatch.data.catalog import File, Layout, PublishedSet
+from rebatch.data.catalog import File, Layout, PublishedSet, fetch_command
 from rebatch.errors import RequestError
 
 
@@ -41,6 +41,23 @@ def find_layout(published: PublishedSet, data_dir: Path) -> Layout:
     complete = [layout for layout in published.layouts if all(there(layout))]
     begun = [layout for layout in published.layouts if any(there(layout))]
     return next(iter(complete + begun), published.layouts[0])
+
+
+def locate(published: PublishedSet, data_dir: Path) -> list[Path]:
+    """The files of the layout to read, those to train on first; only names and sizes are looked at.
+
+    Raises:
+        RequestError: one of them is missing or shows by its size that it is not the published one.
+    """
+    layout, mend = find_layout(published, data_dir), f"run `{fetch_command(published.name, data_dir)}`"
+    paths = []
+    for file in layout.files:
+        if (path := find_file(data_dir / layout.folder, file)) is None:
+            raise RequestError(f"{published.name} is not there: no file {data_dir / layout.folder / file.name}; {mend}")
+        if found := damage(path, file):
+            raise RequestError(f"{path} is damaged: {found}; delete it and {mend}")
+        paths.append(path)
+    return paths
 
 
 def damage(path: Path, file: File) -> str:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rebatch.data.catalog import File, Format, PublishedSet, fetch_command, published_set
+from rebatch.data.catalog import Format, PublishedSet, fetch_command, published_set
 from rebatch.data.cifar import read_binary, read_python
-from rebatch.data.folder import damage, find_file, find_layout
+from rebatch.data.folder import find_layout, locate
 from rebatch.data.idx import read_idx
 from rebatch.data.sets import DataSet
 from rebatch.errors import RequestError
@@ -49,22 +49,11 @@ def load(name: str, data_dir: Path) -> tuple[DataSet, DataSet]:
     """
     published = published_set(name)
     layout = find_layout(published, data_dir)
-    reader, folder = READERS[layout.format], data_dir / layout.folder
+    reader, paths = READERS[layout.format], locate(published, data_dir)
     mend = f"run `{fetch_command(name, data_dir)}`"
-    train = _load_split(published, reader, _located(published, folder, layout.train, mend), published.train, mend)
-    test = _load_split(published, reader, _located(published, folder, layout.test, mend), published.test, mend)
+    train = _load_split(published, reader, paths[: len(layout.train)], published.train, mend)
+    test = _load_split(published, reader, paths[len(layout.train) :], published.test, mend)
     return train, test
-
-
-def _located(published: PublishedSet, folder: Path, files: Sequence[File], mend: str) -> list[Path]:
-    paths = []
-    for file in files:
-        if (path := find_file(folder, file)) is None:
-            raise RequestError(f"{published.name} is not there: no file {folder / file.name}; {mend}")
-        if found := damage(path, file):
-            raise RequestError(f"{path} is damaged: {found}; delete it and {mend}")
-        paths.append(path)
-    return paths
 
 
 def _load_split(published: PublishedSet, reader: Reader, paths: Sequence[Path], examples: int, mend: str) -> DataSet:

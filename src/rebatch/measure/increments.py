@@ -10,7 +10,7 @@ out, or fix the ghosts (batches come in random order, so consecutive ghosts are 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,9 @@ Array = NDArray[np.float64]
 
 Gradient = Callable[[Tensor, Tensor], Tensor]
 """Indices (M,) int64 and weights z (M,) float64 of a batch to the flat gradient (D,) of mean(z * loss per example)."""
+
+# Two give a covariance, and the jackknife leaves one out.
+LEAST_DRAWS = 3
 
 
 @dataclass(frozen=True)
@@ -70,14 +73,35 @@ def sample_updates(
 ) -> Tensor:
     """`draws` independent updates at the weights that `gradient` holds; shape (draws, D), on its device, in its dtype.
 
-    All are kept: draws * D numbers (64 updates of a network of 1.5 million weights are 400 MB in float32).
+    All are kept: draws * D numbers (64 updates of a network of 1.5 million weights are 400 MB in float32). Where only
+    their moments are wanted, `sample_moments` keeps two updates' worth.
 
     Raises:
         ValueError: a batch that is larger than the set, drawn without replacement.
     """
-    if setting.batch_size > examples and not setting.replacement:
-        raise ValueError(f"batch_size without replacement is at most {examples} examples, got {setting.batch_size}")
-    return torch.stack([-setting.lr * _one(gradient, examples, setting, rng) for _ in range(draws)])
+    return torch.stack(list(_updates(gradient, examples, setting, draws, rng)))
+
+
+def sample_moments(
+    gradient: Gradient, examples: int, setting: Setting, *, draws: int, rng: np.random.Generator
+) -> Moments:
+    """What `mean_step_square` and `covariance_trace` estimate of `draws` updates, each looked at once and let go.
+
+    Mean and sum of squares are carried along in float64 (Welford, 1962), so the estimates are the same but for
+    rounding. The squared length of the mean may be estimated below zero.
+
+    Raises:
+        ValueError: fewer than three draws, or a batch that is larger than the set, drawn without replacement.
+    """
+    if draws < LEAST_DRAWS:
+        raise ValueError(f"draws must be at least {LEAST_DRAWS}, got {draws}")
+    mean, squares = torch.zeros((), dtype=torch.float64), 0.0
+    for count, update in enumerate(_updates(gradient, examples, setting, draws, rng), start=1):
+        away = update.double() - mean
+        mean = mean + away / count
+        squares += (count - 1) / count * float(away.square().sum())
+    trace = squares / (draws - 1)
+    return Moments(float(mean.square().sum()) - trace / draws, trace)
 
 
 def mean_step_square(updates: Tensor) -> Contrast:
@@ -135,6 +159,15 @@ def mean_step_square_values(updates: Tensor) -> Array:
     return np.asarray(pairs / (r - 1) - (r - 1) * without)
 
 
+def _updates(
+    gradient: Gradient, examples: int, setting: Setting, draws: int, rng: np.random.Generator
+) -> Iterator[Tensor]:
+    if setting.batch_size > examples and not setting.replacement:
+        raise ValueError(f"batch_size without replacement is at most {examples} examples, got {setting.batch_size}")
+    for _ in range(draws):
+        yield -setting.lr * _one(gradient, examples, setting, rng)
+
+
 def _one(gradient: Gradient, examples: int, setting: Setting, rng: np.random.Generator) -> Tensor:
     indices = rng.choice(examples, setting.batch_size, replace=setting.replacement)
     weights = rng.normal(1.0, setting.noise, setting.batch_size)
@@ -153,6 +186,6 @@ def _lengths(updates: Tensor) -> tuple[Array, Array, Array]:
 
 
 def _require_draws(updates: Tensor) -> int:
-    if updates.dim() != 2 or len(updates) < 3:
-        raise ValueError(f"expected 3 or more updates of shape (draws, D), got {tuple(updates.shape)}")
+    if updates.dim() != 2 or len(updates) < LEAST_DRAWS:
+        raise ValueError(f"expected {LEAST_DRAWS} or more updates of shape (draws, D), got {tuple(updates.shape)}")
     return len(updates)

@@ -76,11 +76,12 @@ def draw(plan: Plan, summary: StudySummary, arms: Sequence[ArmRecord]) -> dict[s
     finished = any(arm.runs for arm in arms)
     trained = any(not arm.probe for arm in summary.arms)
     compared = [claim for claim in summary.claims if any(not isinstance(part.test, Quantity) for part in claim.parts)]
+    sizes = {arm.name: plan.examples_of(arm) for arm in plan.design.arms}
     curves = [
-        error_curve(arm, examples=plan.examples, evaluations=plan.design.evaluations, chance=plan.chance)
+        error_curve(arm, examples=sizes[arm.name], evaluations=plan.design.evaluations, chance=plan.chance)
         for arm in arms
     ]
-    distances = [distance_curve(arm, examples=plan.examples) for arm in arms]
+    distances = [distance_curve(arm, examples=sizes[arm.name]) for arm in arms]
     no_error, no_distance = (_NO_ERROR, _NO_DISTANCE) if finished else (_NO_RUN, _NO_RUN)
     return {
         "accuracy": _accuracy(plan.name, [arm_accuracy(arm) for arm in arms], styles) if trained else Html(""),

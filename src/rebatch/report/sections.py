@@ -13,7 +13,7 @@ from rebatch.report.summary import ArmSummary, ClaimSummary, StudySummary
 from rebatch.report.terminal import MANY, effect, percent, plain_interval, share, signed
 from rebatch.report.transfer_table import show
 from rebatch.statistics import Interval
-from rebatch.study.claims import PartEffect, Quantity, Verdict
+from rebatch.study.claims import PartEffect, Quantity, Verdict, seeds_to_decide
 from rebatch.study.plan import Plan
 
 VERDICT_MARKS: dict[Verdict, str] = {"confirmed": "●", "refuted": "✕", "undecided": "◇"}
@@ -217,7 +217,7 @@ def _claim_cells(claim: ClaimSummary) -> list[str]:
     return [
         joined(claim.id, statement),
         _verdict(claim),
-        element("span", seen, _parts(claim.parts), class_="long effects"),
+        element("span", seen, _parts(claim.parts), _premise(claim.premise), class_="long effects"),
         _published(claim),
     ]
 
@@ -234,6 +234,12 @@ def _parts(parts: Sequence[PartEffect]) -> Html:
         return element("small", f"of {comparison(parts[0].test)}")
     lines = (element("small", f"{comparison(part.test)}: {_seen(part)}") for part in parts)
     return joined(element("small", "first part; every part must hold"), *lines)
+
+
+def _premise(premise: Sequence[PartEffect]) -> Html:
+    """What the claim takes for granted, with what was seen of it."""
+    lines = (element("small", f"premise {comparison(part.test)}: {_seen(part)}") for part in premise)
+    return joined(*lines)
 
 
 def _seen(part: PartEffect) -> str:
@@ -273,7 +279,9 @@ def _detectable(claim: ClaimSummary) -> Html | None:
     if limit is None or not math.isfinite(limit):
         return element("small", "the smallest effect that so many seeds could see is not known")
     amount = f"{limit:.1f} points" if claim.unit == "points" else f"{limit:.3g} {claim.unit}".rstrip()
-    return element("small", f"would see an effect {amount} beyond the margin (with probability 0.8)")
+    told = claim.seeds_to_decide is not None or not claim.premise  # more seeds make no premise hold
+    needs = f"; {seeds_to_decide(claim.seeds_to_decide)}" if told else ""
+    return element("small", f"would see an effect {amount} beyond the margin (with probability 0.8){needs}")
 
 
 def _seeds(numbers: Sequence[int]) -> str:

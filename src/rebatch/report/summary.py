@@ -8,8 +8,9 @@ import numpy as np
 
 from rebatch.price import Cost, cost
 from rebatch.statistics import Interval, mean_interval
-from rebatch.study.choosing import validation_accuracy
-from rebatch.study.claims import ArmOutcome, PartEffect, Quantities, Quantity, comparisons, gap_share, judge, unit
+from rebatch.study.choosing import edge_of_grid, validation_accuracy
+from rebatch.study.claims import ArmOutcome, PartEffect, Quantities, Quantity, unit
+from rebatch.study.judging import gap_share, judge
 from rebatch.study.plan import Arm, Plan
 from rebatch.study.store import Result, Store
 
@@ -70,7 +71,8 @@ class QuantitySummary(msgspec.Struct, frozen=True, kw_only=True):
 class ClaimSummary(msgspec.Struct, frozen=True, kw_only=True):
     """A claim with its verdict for this task and scale; the effect's interval is adjusted (Holm) to `level`.
 
-    `unit` is what the effect is measured in: percent points of accuracy, or what its quantity says.
+    `unit` is what the effect is measured in: percent points of accuracy, or what its quantity says. All else is the
+    `Judgement`'s.
     """
 
     id: str
@@ -85,6 +87,9 @@ class ClaimSummary(msgspec.Struct, frozen=True, kw_only=True):
     smallest_detectable: float | None
     why: str
     note: str
+    seeds_to_decide: int | None
+    premise: tuple[PartEffect, ...]
+    caveats: tuple[str, ...]
 
 
 class Runs(msgspec.Struct, frozen=True):
@@ -174,7 +179,7 @@ def _outcome(plan: Plan, found: dict[int, Result], test_examples: int) -> ArmOut
 
 def _arm(plan: Plan, arm: Arm, found: dict[int, Result], outcomes: dict[str, ArmOutcome]) -> ArmSummary:
     values = tuple(result.accuracy for _, result in sorted(found.items()) if result.accuracy is not None)
-    spent: Cost = cost(arm.recipe, plan.examples)
+    spent: Cost = cost(arm.recipe, plan.examples_of(arm))
     return ArmSummary(
         name=arm.name,
         n=len(found),
@@ -185,17 +190,21 @@ def _arm(plan: Plan, arm: Arm, found: dict[int, Result], outcomes: dict[str, Arm
         accuracy=_accuracy(values) if values else None,
         gap_share=_share(plan, arm.name, outcomes),
         diverged=sum(result.status == "diverged" for result in found.values()),
-        note=_note(arm),
+        note=_note(arm, plan),
         seeds=tuple(sorted(found)),
         probe="" if arm.probe is None else str(type(arm.probe).__struct_config__.tag),
     )
 
 
-def _note(arm: Arm) -> str:
+def _note(arm: Arm, plan: Plan) -> str:
     """The arm's note, with what was chosen for it."""
     if not arm.best_of:
         return arm.note
     choice = f"chosen on the validation split: {arm.chosen}" if arm.chosen else "waits for its candidates"
+    if (grid := edge_of_grid(arm, plan)) is not None:
+        choice += (
+            f", at the edge of its grid (learning rates {grid[0]:.3g} to {grid[1]:.3g}): a better one may lie beyond"
+        )
     return f"{arm.note}; {choice}" if arm.note else choice
 
 
@@ -209,7 +218,7 @@ def _candidate(plan: Plan, arm: Arm, store: Store) -> Candidate:
 
 
 def _quantity(name: str, by_seed: Mapping[int, float], plan: Plan) -> QuantitySummary:
-    tests = [part for claim in plan.design.claims for part in comparisons(claim.test)]
+    tests = [part for claim in plan.design.claims for part in claim.compared.parts]
     units = [test.unit for test in tests if isinstance(test, Quantity) and test.name == name]
     values = tuple(value for _, value in sorted(by_seed.items()))
     interval = mean_interval(values)
@@ -251,6 +260,9 @@ def _claims(plan: Plan, outcomes: dict[str, ArmOutcome], quantities: Quantities)
             smallest_detectable=judged.smallest_detectable,
             why=claim.why,
             note=judged.note,
+            seeds_to_decide=judged.seeds_to_decide,
+            premise=judged.premise,
+            caveats=judged.caveats,
         )
         for claim, judged in zip(claims, judge(claims, outcomes, quantities), strict=True)
     )

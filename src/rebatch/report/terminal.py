@@ -35,6 +35,7 @@ def study_tables(summary: StudySummary, *, ran: bool = True) -> RenderableType:
         tables += [_quantities_table(summary), *_more_quantities(summary), Text()]
     if summary.claims:
         tables += [_claims_table(summary)]
+        tables += [Text(f"{claim.id}: {'; '.join(claim.caveats)}") for claim in summary.claims if claim.caveats]
     return Group(
         Text(
             f"{summary.title}\n{summary.study} on {summary.task}, scale {summary.scale}, {summary.execution}; {counts}"

@@ -46,8 +46,8 @@ def _candidates(model: nn.Module) -> Iterator[Execution]:
 
 def _rate(task: Task, data_dir: Path | None, execution: Execution, steps: int) -> float:
     recipe, world = task.recipe.replace(budget=Steps(steps)), World.from_environment()
-    model, data = task.model(), task.data(0, data_dir)
-    rows = train(model, data, recipe, seed=0, execution=execution, world=world, evaluations=1)
+    data = task.data(0, data_dir)
+    rows = train(task.model(0, data), data, recipe, seed=0, execution=execution, world=world, evaluations=1)
     seen = [(time.perf_counter(), row["examples"]) for row in rows]
     # The first half warms up (memory, caches, the kernels' own choices); the last row holds the evaluation.
     (start, first), (stop, last) = seen[len(seen) // 2], seen[-2]

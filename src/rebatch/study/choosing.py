@@ -36,6 +36,21 @@ def validation_accuracy(arm: Arm, plan: Plan, store: Store) -> float | None:
     return fmean(known) if len(known) == len(found) else None
 
 
+def edge_of_grid(arm: Arm, plan: Plan) -> tuple[float, float] | None:
+    """The smallest and the largest learning rate tried, where that of `arm` is either: the best may lie beyond.
+
+    The grid are the candidates that differ from the chosen one in nothing but the rate.
+    """
+    candidates = {other.name: other.recipe for other in plan.design.arms if other.name in arm.best_of}
+    if arm.chosen not in candidates:
+        return None
+    chosen = candidates[arm.chosen]
+    rate = chosen.optimizer.lr
+    grid = [recipe.optimizer.lr for recipe in candidates.values() if recipe.with_lr(rate) == chosen]
+    low, high = min(grid), max(grid)
+    return (low, high) if low < high and rate in (low, high) else None
+
+
 def _chosen(arm: Arm, plan: Plan, store: Store) -> Arm:
     if not arm.best_of or arm.chosen:
         return arm

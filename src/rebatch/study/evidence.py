@@ -8,7 +8,7 @@ import msgspec
 
 import rebatch
 from rebatch.errors import RequestError
-from rebatch.study.claims import Claim
+from rebatch.study.claims import Claim, seeds_to_decide
 from rebatch.study.plan import SCALES, Study
 from rebatch.study.studies import STUDIES
 from rebatch.tasks import find_task
@@ -35,7 +35,7 @@ class Effect(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """One verdict on a claim, and the file it stands in."""
+    """One verdict on a claim, and the file it stands in; `needs` says what it would take where it is undecided."""
 
     task: str
     scale: str
@@ -44,10 +44,11 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     unit: str
     expected: float | None
     results: str
+    needs: str | None
 
 
 class ClaimEvidence(msgspec.Struct, frozen=True, kw_only=True):
-    """A claim with its strongest verdict; where there is none, `needs` says what it would take."""
+    """A claim with its strongest verdict; where there is none, or it is undecided, `needs` says what it would take."""
 
     id: str
     statement: str
@@ -69,12 +70,23 @@ class StudyEvidence(msgspec.Struct, frozen=True, kw_only=True):
     claims: tuple[ClaimEvidence, ...]
 
 
+class _KeptPart(msgspec.Struct):
+    seeds: tuple[int, ...] = ()
+
+
 class _KeptClaim(msgspec.Struct):
+    """`seeds_to_decide` is not there in results that were written before it was."""
+
     id: str
     verdict: Literal["confirmed", "refuted", "undecided"]
     effect: Effect = Effect()
     unit: str = "points"
     expected: float | None = None
+    parts: tuple[_KeptPart, ...] = ()
+    smallest_detectable: float | None = None
+    seeds_to_decide: int | msgspec.UnsetType | None = msgspec.UNSET
+    premise: tuple[_KeptPart, ...] = ()
+    caveats: tuple[str, ...] = ()
 
 
 class _Kept(msgspec.Struct):
@@ -148,7 +160,7 @@ def _claim(study: Study, claim: Claim, task: str, kept: Sequence[tuple[_Kept, st
         scale=best.scale if best else None,
         task=best.task if best else None,
         results=best.results if best else None,
-        needs=None if best else _needs(study, task, [each for each, _ in kept]),
+        needs=best.needs if best else _needs(study, task, [each for each, _ in kept]),
         all=tuple(found),
     )
 
@@ -165,7 +177,20 @@ def _verdicts(claim_id: str, kept: Sequence[tuple[_Kept, str]]) -> Iterable[Foun
                     unit=claim.unit,
                     expected=claim.expected,
                     results=path,
+                    needs=_to_decide(claim) if claim.verdict == "undecided" else None,
                 )
+
+
+def _to_decide(claim: _KeptClaim) -> str:
+    """What it would take: a premise that holds, or more seeds, and how many."""
+    if claim.caveats and claim.premise:
+        return "; ".join(claim.caveats)
+    if claim.smallest_detectable is None:
+        return "more seeds"
+    seeds = len(claim.parts[0].seeds) if claim.parts else 0
+    seen = f"more seeds: {seeds} see an effect {claim.smallest_detectable:.2g} {claim.unit}".rstrip()
+    seen += " beyond the margin (with probability 0.8)"
+    return seen if claim.seeds_to_decide is msgspec.UNSET else f"{seen}; {seeds_to_decide(claim.seeds_to_decide)}"
 
 
 def _strength(found: Found) -> tuple[int, int, str]:

@@ -13,9 +13,11 @@ from torch import nn
 from rebatch.data.sets import Splits
 from rebatch.distributed import World
 from rebatch.measure import WeightDistance
-from rebatch.study.finals import check_finals, finals
+from rebatch.observation import Observer
+from rebatch.study.finals import check_finals, finals, watchers
 from rebatch.study.plan import RunSpec
 from rebatch.study.probing import probe
+from rebatch.study.splits import splits_of
 from rebatch.study.store import Result, RunFolder, pack
 from rebatch.tasks import Task
 from rebatch.training import Checkpointer, Row, evaluate, train
@@ -43,8 +45,10 @@ def execute(
     about = {**environment, "device": str(world.device), "ranks": world.size, "threads": torch.get_num_threads()}
     check_finals(spec.finals)
     if spec.probe is not None:
-        return _probed(spec, folder, task, data_dir, about)
-    model, data = task.model(spec.seed), task.data(spec.seed, data_dir)
+        return _probed(spec, folder, task, data_dir, about, started)
+    data = splits_of(spec, task, data_dir)
+    model = task.model(spec.seed, data)
+    watched = watchers(spec, data)
     checkpoint = Checkpointer(folder.checkpoint)
     if world.rank == 0:
         folder.keep_rows(checkpoint.steps())
@@ -59,23 +63,24 @@ def execute(
         world=world,
         micro_batch_size=micro_batch_size,
         allow_batch_norm=allow_batch_norm,
-        observers=[WeightDistance()],
+        observers=[WeightDistance(), *watched.values()],
         evaluations=spec.evaluations,
         checkpoint=checkpoint,
     ):
         if world.rank == 0:
             folder.append(row)
         on_row(row)
-    result = _result(row, model, data, spec, task, world)
+    result = _result(row, model, data, spec, task, world, watched)
     result = msgspec.structs.replace(result, seconds=time.monotonic() - started, environment=about)
     if world.rank == 0:
         folder.finish(result)
     return result
 
 
-def _probed(spec: RunSpec, folder: RunFolder, task: Task, data_dir: Path | None, about: Mapping[str, Any]) -> Result:
+def _probed(
+    spec: RunSpec, folder: RunFolder, task: Task, data_dir: Path | None, about: Mapping[str, Any], started: float
+) -> Result:
     """A probe is short and leaves all it found at once."""
-    started = time.monotonic()
     rows, metrics = probe(spec, task, data_dir)
     folder.keep_rows(0)
     for row in rows:
@@ -86,7 +91,15 @@ def _probed(spec: RunSpec, folder: RunFolder, task: Task, data_dir: Path | None,
     return result
 
 
-def _result(last: Row, model: nn.Module, data: Splits, spec: RunSpec, task: Task, world: World) -> Result:
+def _result(
+    last: Row,
+    model: nn.Module,
+    data: Splits,
+    spec: RunSpec,
+    task: Task,
+    world: World,
+    watched: Mapping[str, Observer],
+) -> Result:
     if "diverged" in last:
         return Result(status="diverged", steps=int(last["step"]), accuracy=task.chance, metrics=_finite(last))
     test = evaluate(model, data.test.to(world.device), data.normalize, execution=spec.execution, world=world)
@@ -95,7 +108,7 @@ def _result(last: Row, model: nn.Module, data: Splits, spec: RunSpec, task: Task
         steps=int(last["step"]),
         accuracy=test.accuracy,
         test_loss=test.loss,
-        metrics=_finite({**last, **finals(spec, model, data, world)}),
+        metrics=_finite({**last, **finals(spec, model, data, world, watched)}),
         correct=pack(test.correct.numpy()),
         test_examples=len(test.correct),
     )

@@ -1,22 +1,36 @@
 """What a study may ask to be measured after a run's last step, by name."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
+import numpy as np
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rebatch import draws
-from rebatch.data.batches import prepare
+from rebatch.data.batches import past_batches, prepare
 from rebatch.data.sets import Splits
 from rebatch.distributed import World
 from rebatch.errors import RequestError, did_you_mean
 from rebatch.measure.curvature import top_eigenvalue
+from rebatch.measure.forgetting import Forgetting, fit_decay
+from rebatch.observation import Observer
+from rebatch.study.limits import unseen_loss
 from rebatch.study.plan import RunSpec
 from rebatch.training import evaluate
 from rebatch.training.gradients import as_executed
 
 Final = Callable[[RunSpec, nn.Module, Splits, World], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A measurement that must have watched the run: what watches, and what it finds after the last step."""
+
+    watch: Callable[[Splits], Observer]
+    measure: Callable[[RunSpec, nn.Module, Splits, Observer], Mapping[str, float]]
 
 
 def train_evaluation(spec: RunSpec, model: nn.Module, data: Splits, world: World) -> Mapping[str, float]:
@@ -60,10 +74,59 @@ def curvature(spec: RunSpec, model: nn.Module, data: Splits, __: World) -> Mappi
 
 CURVATURE_EXAMPLES = 1000
 
+
+def forgetting(spec: RunSpec, model: nn.Module, data: Splits, watcher: Observer) -> Mapping[str, float]:
+    """Losses of the last epochs' batches under the final weights, by age; how they decay; and what they stand beside.
+
+    Curves are means over bins of a tenth of an epoch, called `replay@0.1` by the bin's middle: `replay` as the run saw
+    them, `online` their losses then, `fresh` the same examples augmented anew, `plain` not at all, `batch_statistics`
+    as they were with batch norm as in training. `forgotten` is the age in epochs at which nine tenths of the way to the
+    loss of unseen, augmented examples (`unseen_loss`) are covered, at most the 4 epochs that are looked at.
+    """
+    assert isinstance(watcher, Forgetting)
+    recipe, seed = spec.recipe, spec.seed
+    past = past_batches(data, recipe, seed=seed)
+    found = watcher.replay(model, past)
+    # Other draws for the same examples in the same order; a seed that no run has.
+    fresh = past_batches(data, recipe, seed=seed, augmentation_seed=seed + FRESH_SEED)
+    plain = past_batches(dataclasses.replace(data, augmentations=()), recipe, seed=seed)
+    curves = {
+        "replay": found,
+        "online": dataclasses.replace(found, losses=found.online),
+        "fresh": watcher.replay(model, fresh),
+        "plain": watcher.replay(model, plain),
+        "batch_statistics": watcher.replay(model, past, training_mode=True),
+    }
+    edges = np.linspace(0.0, FORGETTING_EPOCHS, 10 * FORGETTING_EPOCHS + 1)
+    middles = (edges[:-1] + edges[1:]) / 2.0
+    binned = {
+        f"{name}@{middle:.2f}": float(loss)
+        for name, curve in curves.items()
+        for middle, loss in zip(middles, curve.binned(edges), strict=True)
+    }
+    decay, unseen = fit_decay(found.ages, found.losses), unseen_loss(model, data, seed=seed)
+    return {
+        "tau": decay.tau.estimate,
+        "tau_low": decay.tau.low,
+        "tau_high": min(decay.tau.high, float(FORGETTING_EPOCHS)),
+        "newest_loss": decay.newest,
+        "unseen_loss": unseen,
+        "forgotten": min(decay.age_at(unseen), float(FORGETTING_EPOCHS)),
+        **binned,
+    }
+
+
+FORGETTING_EPOCHS = 4
+FRESH_SEED = 1_000_003
+
 FINALS: dict[str, Final] = {
     "train_evaluation": train_evaluation,
     "ghost_statistics": ghost_statistics,
     "top_eigenvalue": curvature,
+}
+
+WATCHED: dict[str, Watched] = {
+    "forgetting": Watched(lambda data: Forgetting(len(data.train), epochs=FORGETTING_EPOCHS), forgetting),
 }
 
 
@@ -74,13 +137,25 @@ def check_finals(names: Iterable[str]) -> None:
         RequestError: a name that is not in the table.
     """
     for name in names:
-        if name not in FINALS:
-            raise RequestError(f"nothing named {name!r} can be measured after a run{did_you_mean(name, FINALS)}")
+        if name not in FINALS and name not in WATCHED:
+            known = [*FINALS, *WATCHED]
+            raise RequestError(f"nothing named {name!r} can be measured after a run{did_you_mean(name, known)}")
 
 
-def finals(spec: RunSpec, model: nn.Module, data: Splits, world: World) -> dict[str, float]:
-    """All that `spec` asks for."""
+def watchers(spec: RunSpec, data: Splits) -> dict[str, Observer]:
+    """What has to watch the run for that, by name."""
+    return {name: WATCHED[name].watch(data) for name in spec.finals if name in WATCHED}
+
+
+def finals(
+    spec: RunSpec, model: nn.Module, data: Splits, world: World, watched: Mapping[str, Observer] | None = None
+) -> dict[str, float]:
+    """All that `spec` asks for; `watched` are its `watchers`, which have seen the run."""
     measured: dict[str, float] = {}
+    data = data.to(world.device)
     for name in spec.finals:
-        measured |= FINALS[name](spec, model, data.to(world.device), world)
+        if name in FINALS:
+            measured |= FINALS[name](spec, model, data, world)
+        else:
+            measured |= WATCHED[name].measure(spec, model, data, (watched or {})[name])
     return measured

@@ -26,12 +26,25 @@ Scale = Literal["quick", "cpu", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 
 
+class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Which part of a task's training set a run sees, and how.
+
+    Attributes:
+        examples: so many of them, classes balanced; smaller sets lie within larger ones, whatever the seed.
+        augmented: whether the task's augmentations are applied.
+    """
+
+    examples: int | None = None
+    augmented: bool = True
+
+
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Everything that changes the numbers of one training.
 
     `task_digest` identifies the file of a user's own task. `batch_norm_cut` is (micro_batch_size or 0, ranks) where
     plain batch norm was allowed to see pieces of the batch; elsewhere cutting a step does not change its numbers.
-    `probe` is what the run does instead of a training; `finals` name what is measured after its last step.
+    `probe` is what the run does instead of a training; `finals` name what is measured after its last step; `data` is
+    what it trains on.
     """
 
     task: str
@@ -43,6 +56,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     batch_norm_cut: tuple[int, int] | None = None
     probe: Probe | None = None
     finals: tuple[str, ...] = ()
+    data: TrainingSet = TrainingSet()
 
     @property
     def run_id(self) -> str:
@@ -65,6 +79,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
         execution: how its runs are computed, where not as those of the other arms.
         probe: what its runs do instead of training by the recipe.
         finals: what is measured after the last step, by name (`study.finals.FINALS`).
+        data: what its runs train on.
     """
 
     name: str
@@ -78,6 +93,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
     execution: Execution | None = None
     probe: Probe | None = None
     finals: tuple[str, ...] = ()
+    data: TrainingSet = TrainingSet()
 
 
 class Design(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,6 +159,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             task_digest=self.task_digest,
             probe=arm.probe,
             finals=arm.finals,
+            data=arm.data,
         )
 
     def seeds(self, arm: Arm) -> range:
@@ -175,7 +192,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     def steps(self, arm: Arm) -> int:
         """Optimizer steps of one run of `arm`."""
-        return total_steps(arm.recipe, self.examples)
+        return total_steps(arm.recipe, self.examples_of(arm))
+
+    def examples_of(self, arm: Arm) -> int:
+        """Size of the training set of `arm`."""
+        return self.examples if arm.data.examples is None else arm.data.examples
 
 
 def plan_name(study: str, task: str, scale: str) -> str:
@@ -209,9 +230,7 @@ def make_plan(
     if seeds is not None:
         design = msgspec.structs.replace(design, seeds=seeds, arms=tuple(_at_most(arm, seeds) for arm in design.arms))
     _check(design, f"study {study.name!r}", measures=study.quantities is not None)
-    for arm in design.arms:
-        total_steps(arm.recipe, task.train)  # a batch that the data cannot fill is refused here, before any run
-    return Plan(
+    plan = Plan(
         study=study.name,
         title=study.title,
         source=study.source,
@@ -225,6 +244,12 @@ def make_plan(
         task_digest=task_digest,
         command=command,
     )
+    for arm in design.arms:
+        if not 1 <= plan.examples_of(arm) <= task.train:
+            limit = f"from 1 to the {task.train} training examples of {task.name}"
+            raise RequestError(f"data.examples of arm {arm.name!r} must be {limit}, got {arm.data.examples}")
+        plan.steps(arm)  # a batch that the data cannot fill is refused here, before any run
+    return plan
 
 
 def _design(study: Study, task: Task, scale: Scale) -> Design:
@@ -265,9 +290,9 @@ def _check(design: Design, study: str, *, measures: bool) -> None:
             if name == arm.name:
                 raise RequestError(f"arm {arm.name!r} of {study} chooses from itself; name its candidates")
     for claim in design.claims:
-        if (names := quantities_of(claim.test)) and not measures:
+        if (names := quantities_of(claim.compared)) and not measures:
             raise RequestError(f"claim {claim.id!r} of {study} speaks about {names[0]!r}; the study has no quantities")
-    wanted = [(f"claim {claim.id!r}", name) for claim in design.claims for name in arms_of(claim.test)]
+    wanted = [(f"claim {claim.id!r}", name) for claim in design.claims for name in arms_of(claim.compared)]
     for where, name in [*wanted, *(("gap", name) for name in design.gap or ())]:
         if name not in arms:
             raise RequestError(f"{where} of {study} names an unknown arm {name!r}{did_you_mean(name, arms)}")

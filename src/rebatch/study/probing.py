@@ -1,8 +1,9 @@
 """Runs that are not a training: what each kind of probe does, from its spec to rows and numbers."""
 
+import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from statistics import median
 
@@ -17,13 +18,14 @@ from rebatch.data.batches import prepare
 from rebatch.data.sets import Splits
 from rebatch.execution import Execution
 from rebatch.measure.epoch_correlation import batch_correlation, cross_covariance_trace, sample_epochs
-from rebatch.measure.increments import Gradient, Setting, covariance_trace, mean_step_square, sample_updates
+from rebatch.measure.increments import Gradient, Setting, covariance_trace, sample_moments
 from rebatch.measure.landscape import fit_alpha, landscape, spread, taylor_line, taylor_ratio
 from rebatch.measure.random_walk import exponent, flat_potential, fractional_potential, mean_square_distance
 from rebatch.nn import convert_ghost_batch_norm
 from rebatch.recipe import Steps
 from rebatch.study.plan import RunSpec
 from rebatch.study.probes import EpochCorrelation, Increments, Landscape, RandomWalk, StepTime
+from rebatch.study.splits import splits_of
 from rebatch.tasks.task import Task
 from rebatch.training import train
 
@@ -66,7 +68,8 @@ def _random_walk(spec: RunSpec, _: Task, __: Path | None) -> Measured:
 def _landscape(spec: RunSpec, task: Task, data_dir: Path | None) -> Measured:
     wanted = spec.probe
     assert isinstance(wanted, Landscape)
-    model, data = task.model(spec.seed), task.data(spec.seed, data_dir)
+    data = splits_of(spec, task, data_dir)
+    model = task.model(spec.seed, data)
     generator = torch.Generator().manual_seed(int(draws.generator(spec.seed, "landscape").integers(2**62)))
     if wanted.glorot:
         _glorot(model, generator)
@@ -116,22 +119,22 @@ def _increments(spec: RunSpec, task: Task, data_dir: Path | None) -> Measured:
     assert isinstance(wanted, Increments)
     metrics: dict[str, float] = {}
     setting = Setting(recipe.batch_size, recipe.optimizer.lr, recipe.noise.multiplicative)
-    for after in wanted.after:
-        model, data = _partly_trained(spec, task, data_dir, after)
+    data = splits_of(spec, task, data_dir)
+    for after, model in _along_the_reference_run(spec, task, data, wanted.after):
         if recipe.ghost_batch_size is not None:
             convert_ghost_batch_norm(model, recipe.ghost_batch_size)
         gradient = _gradient_of(model.train(), data)
         rng = draws.generator(spec.seed, "increments", round(1000 * after))
-        updates = sample_updates(gradient, len(data.train), setting, draws=wanted.draws, rng=rng)
-        metrics[f"trace@{after:g}"] = covariance_trace(updates).estimate
-        metrics[f"mean_square@{after:g}"] = mean_step_square(updates).estimate
+        found = sample_moments(gradient, len(data.train), setting, draws=wanted.draws, rng=rng)
+        metrics |= {f"trace@{after:g}": found.trace, f"mean_square@{after:g}": found.mean_square}
     return [], metrics
 
 
 def _epoch_correlation(spec: RunSpec, task: Task, data_dir: Path | None) -> Measured:
     wanted, size = spec.probe, spec.recipe.batch_size
     assert isinstance(wanted, EpochCorrelation)
-    model, data = _partly_trained(spec, task, data_dir, wanted.after)
+    data = splits_of(spec, task, data_dir)
+    ((_, model),) = _along_the_reference_run(spec, task, data, [wanted.after])
     # In evaluation mode batch norm does not couple the examples, which the closed form needs.
     gradient, examples = _gradient_of(model.eval(), data), len(data.train)
     rng = draws.generator(spec.seed, "epoch_correlation")
@@ -148,14 +151,15 @@ def _epoch_correlation(spec: RunSpec, task: Task, data_dir: Path | None) -> Meas
 def _step_time(spec: RunSpec, task: Task, data_dir: Path | None) -> Measured:
     wanted = spec.probe
     assert isinstance(wanted, StepTime)
-    data = task.data(spec.seed, data_dir)
+    data = splits_of(spec, task, data_dir)
     ghost = spec.recipe.ghost_batch_size
     assert ghost is not None
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for _ in range(wanted.repeats):
         for ghosts in (True, False):
             recipe = spec.recipe.replace(ghost_batch_size=ghost if ghosts else None, budget=Steps(wanted.steps))
-            rows = train(task.model(spec.seed), data, recipe, seed=spec.seed, execution=spec.execution, evaluations=1)
+            model = task.model(spec.seed, data)
+            rows = train(model, data, recipe, seed=spec.seed, execution=spec.execution, evaluations=1)
             stamps = [(time.perf_counter(), row["step"]) for row in rows]
             # The first half warms up; the last row holds the evaluation.
             (start, first), (stop, last) = stamps[len(stamps) // 2], stamps[-2]
@@ -173,14 +177,25 @@ _PROBES: dict[type, Callable[[RunSpec, Task, Path | None], Measured]] = {
 }
 
 
-def _partly_trained(spec: RunSpec, task: Task, data_dir: Path | None, after: float) -> tuple[nn.Module, Splits]:
-    """The task's model after a fraction of its reference run, and its data."""
-    model, data = task.model(spec.seed), task.data(spec.seed, data_dir)
-    steps = round(after * total_steps(task.recipe, len(data.train)))
+def _along_the_reference_run(
+    spec: RunSpec, task: Task, data: Splits, places: Iterable[float]
+) -> Iterator[tuple[float, nn.Module]]:
+    """A copy of the task's model after each of `places`, fractions of its reference run: one run, stopped at the last.
+
+    A copy is given at the first row that is not before its place.
+    """
+    total = total_steps(task.recipe, len(data.train))
+    waiting = sorted(places)
+    while waiting and round(waiting[0] * total) == 0:
+        yield waiting.pop(0), task.model(spec.seed, data)
+    if not waiting:
+        return
+    model = task.model(spec.seed, data)
     for row in train(model, data, task.recipe, seed=spec.seed, execution=Execution(), evaluations=1):
-        if row["step"] >= steps:
-            break
-    return (model if steps else task.model(spec.seed)), data
+        while waiting and (row["step"] >= round(waiting[0] * total) or "diverged" in row):
+            yield waiting.pop(0), copy.deepcopy(model)
+        if not waiting:
+            return
 
 
 def _gradient_of(model: nn.Module, data: Splits) -> Gradient:

@@ -36,6 +36,7 @@ class Task:
         execution: how runs are computed; "auto" measures on this machine when a study is planned.
         regimes: further recipes by name, for the batch size of the reference recipe: "code" is what the paper's
             released code does where that looks like a slip, "planned" what it plans and then cuts short.
+        prepare: what a fresh model takes from the training data before its first step, such as whitened patches.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Task:
     seed_draws_split: bool = False
     execution: Execution | Literal["auto"] = FLOAT32
     regimes: Mapping[str, Recipe] = field(default_factory=dict, hash=False)
+    prepare: Callable[[nn.Module, Splits], object] | None = None
 
     @property
     def chance(self) -> float:
@@ -68,15 +70,21 @@ class Task:
             f"task {self.name} has no regime {name!r}, it has {known}; leave it out for the reference recipe"
         )
 
-    def model(self, seed: int = 0) -> nn.Module:
-        """A fresh model whose initial weights depend on `seed` alone; torch's global generator is left as it was."""
+    def model(self, seed: int = 0, data: Splits | None = None) -> nn.Module:
+        """A fresh model, whose weights depend on `seed` and on `data` alone; torch's global generator stays as it was.
+
+        `data` is what the run will train on; a task with `prepare` needs it.
+        """
         import torch
 
         from rebatch import draws
 
         with torch.random.fork_rng():
             torch.manual_seed(int(draws.generator(seed, "model").integers(2**62)))
-            return self.build()
+            model = self.build()
+        if self.prepare is not None and data is not None:
+            self.prepare(model, data)
+        return model
 
     def data(self, seed: int = 0, data_dir: Path | None = None) -> Splits:
         """The three splits; `data_dir` is the folder of published data files, the user's cache folder by default.

@@ -11,6 +11,7 @@ from rebatch.transfer import transfer
 # The large batch of each task; elsewhere KAPPA times the batch of the reference recipe.
 LARGE_BATCH = {
     "digits/mlp": 512,
+    "digits/mlp-plain": 512,
     "mnist/f1": 4096,
     "fashion-mnist/f1": 4096,
     "cifar10/resnet8": 1024,  # kappa 8, not 32: what regime adaptation costs must fit into hours on a CPU
@@ -86,11 +87,16 @@ def shortened(budget: Budget, factor: float) -> Budget:
             return Examples(max(1, round(examples * factor)))
 
 
+def is_digits(task: Task) -> bool:
+    """Whether a run of the task takes a second or two."""
+    return task.name in {"digits/mlp", "digits/mlp-plain"}
+
+
 def seeds_of(task: Task, scale: Scale, *, quick: int = 3, cpu: int = 5, paper: int = 5) -> int:
     """How many seeds a scale has time for; digits are trained in a second or two, so they have twenty."""
     if scale == "quick":
         return quick
-    if task.name == "digits/mlp":
+    if is_digits(task):
         return 20
     return cpu if scale == "cpu" else paper
 

@@ -7,7 +7,7 @@ from rebatch.schedule import Constant
 from rebatch.study.claims import Quantity
 from rebatch.study.plan import Arm, Design, Scale, Study
 from rebatch.study.records import SeedRuns
-from rebatch.study.studies.hoffer_2017.common import OTHER_SEEDS, claim, seeds_of, shortened
+from rebatch.study.studies.hoffer_2017.common import OTHER_SEEDS, claim, is_digits, seeds_of, shortened
 from rebatch.tasks.task import Task
 
 LONG = "small_batch+long"
@@ -21,7 +21,7 @@ LENGTHS: dict[Scale, float] = {"quick": 5, "cpu": 20, "paper": 20}
 
 def overfit_design(task: Task, scale: Scale) -> Design:
     """The small batch at a constant learning rate, far beyond the end of its recipe."""
-    length = LENGTHS[scale] if task.name == "digits/mlp" or scale == "paper" else 4
+    length = LENGTHS[scale] if is_digits(task) or scale == "paper" else 4
     long = task.recipe.replace(schedule=Constant(), budget=shortened(task.recipe.budget, length))
     arms = (Arm(name=LONG, recipe=long, note=f"{length:g} times the reference budget, constant learning rate"),)
     why = f"The sign of the difference is the claim. Seeds: {OTHER_SEEDS}."
