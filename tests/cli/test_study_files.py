@@ -130,7 +130,7 @@ def test_study_list_says_what_every_claim_has_and_needs(capsys: pytest.CaptureFi
                 assert (claim["verdict"] is None) == (claim["needs"] is not None)
     assert run(["study", "list"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"H1 +At equal epochs .* confirmed +digits/mlp, cpu +results/hoffer-gap/digits-mlp-cpu\.json", out)
+    assert re.search(r"H1 +At equal epochs .* confirmed +mnist/f1, cpu +results/hoffer-gap/mnist-f1-cpu\.json", out)
     assert "tasks: digits/mlp, " in out
 
 

@@ -1,13 +1,18 @@
 """From stored results to tables where the test set is the same for all seeds."""
 
+import io
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from rich.console import Console
 
 from rebatch.execution import Execution
+from rebatch.report.paper.rows import claim_rows
+from rebatch.report.sections import claims_table
 from rebatch.report.summary import summarize, to_json
+from rebatch.report.terminal import study_tables
 from rebatch.study.plan import make_plan
 from rebatch.study.store import Result, Store, pack
 from rebatch.study.studies.hoffer_2017.gap import GAP
@@ -54,6 +59,32 @@ def test_a_shared_test_set_is_crossed_with_the_seeds(store: Store) -> None:
     claims = {claim.id: claim for claim in summarize(PLAN, store).claims}
     assert "3 paired seeds crossed with 10000 examples" in claims["H4"].note
     assert claims["H1"].expected == 1.22
+
+
+@pytest.mark.parametrize(("falls", "state"), [(None, "is not shown"), (0.5, "does not hold"), (0.0, "")])
+def test_what_a_claim_takes_for_granted_is_shown_with_it(store: Store, falls: float | None, state: str) -> None:
+    names = [f"still_falling:{batch}" for batch in ("small_batch", "large_batch")]
+    seeds = range(PLAN.design.seeds)
+    if falls is not None:
+        made = {name: {seed: falls + 1e-5 * seed for seed in seeds} for name in names}
+        store.save_quantities(PLAN, made)
+    summary = summarize(PLAN, store)
+    claim = next(claim for claim in summary.claims if claim.id == "H24")
+    caveats = tuple(f"its premise {state}: {name}" for name in names) if state else ()
+    assert claim.caveats == caveats
+    assert not state or claim.verdict == "undecided"
+    kept = next(each for each in msgspec.json.decode(to_json(summary))["claims"] if each["id"] == "H24")
+    assert [each["test"]["name"] for each in kept["premise"]] == names
+
+    table, console = study_tables(summary), Console(width=200, record=True, file=io.StringIO())
+    console.print(table)
+    assert ("H24: its premise" in console.export_text()) is bool(state)
+    page = str(claims_table(summary))
+    assert page.count("premise still_falling:") == 2
+    assert (f"its premise {state}" in page) is bool(state)
+    rows = claim_rows(summary.claims).get("of all it has fallen", [])
+    drawn = [] if falls is None else [f"premise: {name} < 0.01" for name in names]
+    assert [row.detail.partition(";")[0] for row in rows] == drawn
 
 
 def test_a_store_without_runs_says_nothing_and_does_not_fail(tmp_path: Path) -> None:

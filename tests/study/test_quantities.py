@@ -217,9 +217,16 @@ def test_a_curve_that_is_the_logarithm_is_fitted_as_it_and_one_that_is_a_power_a
 def test_curves_are_compared_at_the_last_step_that_all_batches_have() -> None:
     # At step 40 the logarithm's curve is at 1 + 2 ln 40, times each batch's scale.
     height = 1.0 + 2.0 * math.log(40)
-    before = {f"before:{size}": travelled(steps, "log", s) for size, steps, s in ((32, 80, 1.5), (64, 40, 0.5))}
-    after = {f"after:{size}": travelled(steps, "log", s) for size, steps, s in ((32, 80, 1.2), (64, 40, 1.0))}
-    found = distance.quantities({**before, **after})
+    between = dict.fromkeys((16, 128, 256, 512), (80, 1.0))  # six sizes, as the study has
+    curves = {"before": {32: (80, 1.5), 64: (40, 0.5)}, "after": {32: (80, 1.2), 64: (40, 1.0)}}
+    runs = {
+        f"{form}:{size}": travelled(steps, "log", scale if size in own else (0.5 * own[32][1] + 0.5 * own[64][1]))
+        for form, own in curves.items()
+        for size, (steps, scale) in (own | between).items()
+    }
+    found = distance.quantities(runs)
+    del runs["after:512"]
+    assert not any("spread" in name and "before" not in name for name in distance.quantities(runs))
     assert found["spread:before"] == pytest.approx(1.0 * height)
     assert found["relative_spread:before"] == pytest.approx(1.0)
     assert found["spread:after"] == pytest.approx(0.2 * height)
@@ -228,8 +235,9 @@ def test_curves_are_compared_at_the_last_step_that_all_batches_have() -> None:
 
 
 def test_where_a_batch_diverged_there_is_no_spread_over_all_of_them() -> None:
-    lost = run(diverged=True)
-    found = distance.quantities({"before:32": travelled(80, "log", 1.0), "before:64": lost})
+    runs = {f"before:{size}": travelled(80, "log", 1.0) for size in (16, 32, 64, 128, 256, 512)}
+    assert distance.quantities(runs)["relative_spread:before"] == 0.0
+    found = distance.quantities({**runs, "before:64": run(diverged=True)})
     assert not any(name.startswith(("spread", "relative_spread")) for name in found)
 
 
@@ -248,12 +256,16 @@ def test_the_head_start_is_read_at_the_end_of_the_largest_batch_s_first_epoch() 
         "after:32": travelled(80, "power", 1.0, epoch=20),
         "after:512": travelled(40, "power", 2.0, epoch=5),
         "clip_never:512": travelled(40, "power", 3.0, epoch=5),
+        "clip_never:32": travelled(80, "power", 2.75, epoch=20),
     }
     found = distance.quantities(runs)
     there = 3.0 * 5**0.25
     assert found["offset:clipped"] == pytest.approx(1.0 * there)
-    assert found["offset:unclipped"] == pytest.approx(2.0 * there)
-    assert found["offset_from_clipping"] == pytest.approx(-1.0 * there)
+    assert found["offset:unclipped"] == pytest.approx(0.25 * there)
+    assert found["offset_from_clipping"] == pytest.approx(0.75 * there)
+    for absent in runs:
+        some = {name: found for name, found in runs.items() if name != absent}
+        assert "offset_from_clipping" not in distance.quantities(some)
 
 
 # hoffer-diffusion

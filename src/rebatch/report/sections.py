@@ -279,8 +279,8 @@ def _detectable(claim: ClaimSummary) -> Html | None:
     if limit is None or not math.isfinite(limit):
         return element("small", "the smallest effect that so many seeds could see is not known")
     amount = f"{limit:.1f} points" if claim.unit == "points" else f"{limit:.3g} {claim.unit}".rstrip()
-    told = claim.seeds_to_decide is not None or not claim.premise  # more seeds make no premise hold
-    needs = f"; {seeds_to_decide(claim.seeds_to_decide)}" if told else ""
+    # More seeds make no premise hold.
+    needs = "" if claim.premise and claim.caveats else f"; {seeds_to_decide(claim.seeds_to_decide)}"
     return element("small", f"would see an effect {amount} beyond the margin (with probability 0.8){needs}")
 
 

@@ -186,7 +186,7 @@ def _to_decide(claim: _KeptClaim) -> str:
     if claim.caveats and claim.premise:
         return "; ".join(claim.caveats)
     if claim.smallest_detectable is None:
-        return "more seeds"
+        return "more seeds, or a task on which they differ"
     seeds = len(claim.parts[0].seeds) if claim.parts else 0
     seen = f"more seeds: {seeds} see an effect {claim.smallest_detectable:.2g} {claim.unit}".rstrip()
     seen += " beyond the margin (with probability 0.8)"

@@ -107,8 +107,8 @@ def figure(material: Material) -> "Figure | None":
     notes(
         found,
         f"Marks: mean over n = {', '.join(map(str, runs))} seeds, band: its 95 % interval. Solid: a + s ln t, dashed: "
-        f"c t^p, both fitted on d from {100 * FITTED_FROM:g} % of the steps on.\nNumbers: AIC of the power law less "
-        "that of the logarithm, mean over batch sizes; positive favors the logarithm.",
+        f"c t^p,\nboth fitted on d from {100 * FITTED_FROM:g} % of the steps on. Numbers: AIC of the power law less "
+        "that of the logarithm,\nmean over batch sizes; positive favors the logarithm.",
     )
     return found
 

@@ -94,13 +94,15 @@ def arm_rows(material: Material, published: Mapping[str, float] | None = None) -
 
 
 def claim_rows(claims: Sequence[ClaimSummary]) -> dict[str, list[ClaimRow]]:
-    """The parts of all claims by the unit that their effects have, parts without any runs left out."""
+    """The parts and premises of all claims by the unit of their effects, those without any runs left out."""
     rows: dict[str, list[ClaimRow]] = {}
     for claim in claims:
-        for number, part in enumerate(claim.parts):
+        many = len(claim.parts) > 1
+        places = [f"part {number} of {len(claim.parts)}: " if many else "" for number in range(1, len(claim.parts) + 1)]
+        places += ["premise: "] * len(claim.premise)
+        for place, part in zip(places, (*claim.parts, *claim.premise), strict=True):
             if not math.isfinite(part.effect.estimate):
                 continue
-            place = f"part {number + 1} of {len(claim.parts)}: " if len(claim.parts) > 1 else ""
             row = ClaimRow(
                 claim=claim.id,
                 statement=""
@@ -110,7 +112,7 @@ def claim_rows(claims: Sequence[ClaimSummary]) -> dict[str, list[ClaimRow]]:
                 verdict=claim.verdict,
                 effect=part.effect,
                 claimed=region(part.test),
-                published=claim.expected if number == 0 else None,
+                published=claim.expected if part is claim.parts[0] else None,
             )
             rows.setdefault(unit(part.test), []).append(row)
     return rows
