@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from rebatch.averaging import Averaging, Ema, Lookahead
 from rebatch.distributed import World
 from rebatch.nn import convert_ghost_batch_norm
 from rebatch.recipe import AdamW, Recipe
@@ -23,6 +24,8 @@ CASES: dict[str, dict[str, Any]] = {
     "an idle rank": {"train": 35},  # the last batch of 3 is one ghost: nothing is left for the other rank
     "adamw, summed loss": {"recipe": RECIPE.replace(optimizer=AdamW(lr=0.01, eps=1e-4), loss_reduction="sum")},
     "no norm": {"norm": False},
+    "moving average, smoothed labels": {"recipe": RECIPE.replace(averaging=Ema(decay=0.8), label_smoothing=0.2)},
+    "lookahead": {"recipe": RECIPE.replace(averaging=Lookahead(decay=0.8, every=2))},
 }
 
 
@@ -53,9 +56,9 @@ def options(case: str) -> dict[str, Any]:
     return chosen
 
 
-def plain_batch_norm(world: World) -> dict[str, torch.Tensor]:
+def plain_batch_norm(world: World, averaging: Averaging | None) -> dict[str, torch.Tensor]:
     """Plain batch norm over ranks, as the user allowed: what each rank ends with."""
-    model, recipe = toy_model(), RECIPE.replace(ghost_batch_size=None)
+    model, recipe = toy_model(), RECIPE.replace(ghost_batch_size=None, averaging=averaging)
     list(train(model, toy_splits(), recipe, seed=1, execution=FLOAT64, world=world, allow_batch_norm=True))
     return state_of(model)
 
@@ -78,7 +81,8 @@ def rank_main(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=RANKS)
     world = World(rank, RANKS)
     outcomes = {case: run_case(world, **options(case)) for case in CASES}
-    alike, rows = plain_batch_norm(world), resumed(world, folder)
+    alike = [plain_batch_norm(world, averaging) for averaging in (None, Ema(decay=0.8), Lookahead())]
+    rows = resumed(world, folder)
     gathered = world.gather(torch.full((rank, 2), float(rank)))
     torch.save({"outcomes": outcomes, "gathered": gathered, "plain": alike, "resumed": rows}, folder / f"rank{rank}.pt")
     world.close()

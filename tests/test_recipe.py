@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rebatch.averaging import Ema, Lookahead
 from rebatch.errors import RequestError
 from rebatch.recipe import (
     BIGBATCH,
@@ -74,6 +75,7 @@ def test_the_file_of_the_design_is_read() -> None:
     [
         Sgd(lr=0.1),
         Sgd(lr=1 / 3, momentum=0.9, nesterov=True, weight_decay=5e-4, weight_decay_until=0.6),
+        Sgd(lr=1 / 3, momentum=0.9, lr_in_buffer=True, norm_bias_lr_factor=64),
         AdamW(lr=3e-4, betas=(0.9, 0.95)),
         RmsProp(lr=1 / 7, alpha=0.9, eps=1e-5, momentum=0.5, weight_decay=5e-4),
         Adagrad(lr=1 / 7, eps=1e-5, weight_decay=5e-4),
@@ -104,6 +106,9 @@ def test_writing_and_reading_loses_nothing(
 
 
 NEW_FIELDS: dict[str, list[object]] = {
+    "label_smoothing": [0.2, 1 / 3],
+    "averaging": [Ema(decay=0.99), Ema(decay=1 / 3, every=7), Lookahead(), Lookahead(decay=1 / 3, every=1, power=0.5)],
+    "optimizer": [Sgd(lr=0.1, momentum=0.9, lr_in_buffer=True), Sgd(lr=0.1, norm_bias_lr_factor=1 / 3)],
     "ghost_running": ["sequential", "mean", "scaled", "printed"],
     "clip_steps": [1, 390],
     "clip_mode": ["normalize"],
@@ -139,7 +144,11 @@ def run_id(recipe: Recipe) -> str:
 def test_new_fields_at_their_default_are_in_no_file_and_no_hash() -> None:
     old = Recipe(batch_size=32, optimizer=Sgd(lr=0.05, momentum=0.9), budget=Epochs(20))
     spelled = old.replace(
-        optimizer=Sgd(lr=0.05, momentum=0.9, weight_decay_until=float("1")),
+        optimizer=Sgd(
+            lr=0.05, momentum=0.9, weight_decay_until=float("1"), lr_in_buffer=False, norm_bias_lr_factor=float("1")
+        ),
+        label_smoothing=float("0"),
+        averaging=None,
         ghost_running=None,
         clip_steps=None,
         clip_mode="clip",
@@ -252,6 +261,33 @@ def test_a_whole_number_and_its_float_are_one_noise() -> None:
             "weight_decay_until = nan",
             "optimizer.weight_decay_until must be a fraction of the budget",
         ),
+        ("max_grad_norm", "label_smoothing = 1\nmax_grad_norm", "a probability, 0 <= label_smoothing < 1, got 1.0"),
+        ("max_grad_norm", "label_smoothing = -0.1\nmax_grad_norm", "label_smoothing must be a probability, 0 <="),
+        ("max_grad_norm", "label_smoothing = 'a'\nmax_grad_norm", "label_smoothing must be a number, got 'a'"),
+        ("max_grad_norm", "label_smothing = 0.1\nmax_grad_norm", "did you mean 'label_smoothing'?"),
+        ("momentum = 0.9", "lr_in_buffer = true", "optimizer.lr_in_buffer must be false where momentum is 0, got true"),
+        ("momentum = 0.9", "lr_in_buffer = 1", "optimizer.lr_in_buffer must be true or false, got 1"),
+        ("momentum = 0.9", "norm_bias_lr_factor = 0", "norm_bias_lr_factor must be a positive finite number, got 0"),
+        ("momentum = 0.9", "norm_bias_lr_factor = inf", "norm_bias_lr_factor must be a positive finite number, got"),
+        ("[budget]", '[averaging]\ntype = "emma"\n[budget]', "averaging.type 'emma' is unknown; did you mean 'ema'?"),
+        ("[budget]", "[averaging]\ndecay = 0.9\n[budget]", "averaging.type is missing"),
+        ("[budget]", '[averaging]\ntype = "ema"\n[budget]', "averaging.decay is missing"),
+        (
+            "[budget]",
+            '[averaging]\ntype = "ema"\ndecay = 1\n[budget]',
+            "decay must be over 0 and under 1 (it is per step)",
+        ),
+        ("[budget]", '[averaging]\ntype = "lookahead"\nevery = 0\n[budget]', "every must be at least 1 step, got 0"),
+        (
+            "[budget]",
+            '[averaging]\ntype = "lookahead"\npower = -1\n[budget]',
+            "power must be at least 0 and finite, got",
+        ),
+        (
+            "[budget]",
+            '[averaging]\ntype = "lookahead"\npwoer = 1\n[budget]',
+            "unknown field 'averaging.pwoer'; did you mean",
+        ),
         ('"sgd"', '"rmsprp"', "optimizer.type 'rmsprp' is unknown; did you mean 'rmsprop'?"),
         ('"sgd"', '"adagrad"', "unknown field 'optimizer.momentum'"),
         ('"sgd"\nlr = 0.1', '"rmsprop"\nlr = 0.1\nalpha = 1.0', "optimizer.alpha must be 0 <= alpha < 1, got 1.0"),
@@ -284,6 +320,8 @@ def test_recipes_made_in_python_are_checked_too() -> None:
         (lambda: RECIPE.replace(optimizer=None), "optimizer must be Sgd or AdamW or RmsProp or Adagrad, got None"),
         (lambda: RECIPE.replace(budget=5), "budget must be Epochs or Steps or Examples, got 5"),
         (lambda: RECIPE.replace(tuned=3), "tuned must be Recipe or None, got 3"),
+        (lambda: RECIPE.replace(averaging="ema"), "averaging must be Ema or Lookahead or None, got 'ema'"),
+        (lambda: Ema(decay=None), "averaging.decay must be a number, got None"),  # type: ignore[arg-type]
         (lambda: RECIPE.replace(last_batch="dorp"), "last_batch must be 'keep' or 'drop', got 'dorp'"),
         (lambda: RECIPE.replace(loss_reduction=3), "loss_reduction must be 'mean' or 'sum', got 3"),
         (lambda: RECIPE.replace(max_grad_norm="x"), "max_grad_norm must be a number, got 'x'"),

@@ -1,28 +1,55 @@
 """From a recipe to torch's optimizer and scheduler, for our loop and for a hand-written one."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 
 from rebatch.batching import total_steps
 from rebatch.errors import RequestError
-from rebatch.recipe import Adagrad, AdamW, Recipe, RmsProp, Sgd
+from rebatch.recipe import Adagrad, AdamW, Optimizer, Recipe, RmsProp, Sgd
 from rebatch.schedule import DistanceDrop, Plateau, lr_factor
 
 
-def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """One group: weight decay on every parameter, norms and biases included, as in the papers we reproduce."""
-    return [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
+def parameter_groups(model: nn.Module, numbers: Optimizer) -> list[dict[str, Any]]:
+    """One group: weight decay on every parameter, norms and biases included, as in the papers we reproduce.
+
+    Two where `numbers` give batch norm's biases a learning rate of their own, those biases last.
+
+    Raises:
+        RequestError: there are no such biases.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not isinstance(numbers, Sgd) or numbers.norm_bias_lr_factor == 1.0:
+        return [{"params": trained}]
+    factor = numbers.norm_bias_lr_factor
+    norms = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+    chosen = {layer.bias for layer in norms if layer.bias is not None and layer.bias.requires_grad}
+    if not chosen:
+        raise RequestError(
+            f"optimizer.norm_bias_lr_factor is {factor:g}, and no batch norm of the model has a bias that is trained; "
+            "leave it out"
+        )
+    rate, decay = factor * numbers.lr, numbers.weight_decay / factor  # their product, the decay of a step, stays
+    biases = [parameter for parameter in trained if parameter in chosen]
+    others = [parameter for parameter in trained if parameter not in chosen]
+    return [{"params": others}, {"params": biases, "lr": rate, "weight_decay": decay, _FACTOR: factor}]
+
+
+# In a group of torch's: its learning rate is so many times the recipe's.
+_FACTOR = "lr_factor"
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     """The recipe's optimizer over the trainable parameters of `model`, at the base learning rate."""
-    groups = parameter_groups(model)
-    fused = _can_fuse(groups[0]["params"])
+    groups = parameter_groups(model, recipe.optimizer)
+    fused = _can_fuse(parameter for group in groups for parameter in group["params"])
     match recipe.optimizer:
+        case Sgd(lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay, lr_in_buffer=True):
+            return PageSgd(groups, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay)
         case Sgd(lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay):
             return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay, fused=fused)
         case AdamW(lr=lr, betas=betas, eps=eps, weight_decay=decay):
@@ -50,9 +77,63 @@ def build_scheduler(recipe: Recipe, optimizer: torch.optim.Optimizer, *, example
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every group: what our loop does in place of a scheduler, since it keeps no state."""
+    """Set the base learning rate: what our loop does in place of a scheduler, since it keeps no state."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get(_FACTOR, 1.0)
+
+
+class PageSgd(torch.optim.Optimizer):
+    """SGD whose momentum buffer sums steps, learning rate included, as in the code of Page's series (2018).
+
+    With d = lr (g + weight_decay w): v = momentum v + d, then w = w - d - momentum v with Nesterov's momentum, or
+    w = w - v without. `torch.optim.SGD` sums gradients instead and multiplies their sum by the rate of the moment,
+    which is the same while the rate is constant.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        momentum: float,
+        nesterov: bool,
+        weight_decay: float,
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Move the weights that have a gradient; `closure`, if given, is called for the loss first, as torch has it."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._move(group)
+        return loss
+
+    def _move(self, group: dict[str, Any]) -> None:
+        weights = [weight for weight in group["params"] if weight.grad is not None]
+        if not weights:
+            return
+        lr, momentum = float(group["lr"]), group["momentum"]
+        buffers = [self._buffer(weight) for weight in weights]
+        gradients: list[Tensor] = [weight.grad for weight in weights]
+        steps = torch._foreach_mul(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]), lr)
+        torch._foreach_mul_(buffers, momentum)
+        torch._foreach_add_(buffers, steps)
+        if group["nesterov"]:
+            torch._foreach_sub_(weights, steps)
+            torch._foreach_add_(weights, buffers, alpha=-momentum)
+        else:
+            torch._foreach_sub_(weights, buffers)
+
+    def _buffer(self, weight: Tensor) -> Tensor:
+        state: dict[str, Tensor] = self.state[weight]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
+        return state["momentum_buffer"]
 
 
 def _can_fuse(parameters: Iterable[torch.Tensor]) -> bool:

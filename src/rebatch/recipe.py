@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 import msgspec
 
+from rebatch.averaging import Averaging
 from rebatch.errors import RequestError
 from rebatch.fields import require_types, show_value
 from rebatch.schedule import Constant, Schedule
@@ -41,7 +42,13 @@ class _Optimizer(
 class Sgd(_Optimizer, frozen=True, tag="sgd"):
     """Stochastic gradient descent as in `torch.optim.SGD`: weight decay is coupled (added to the gradient).
 
-    `weight_decay_until` is the fraction of the budget after which the weight decay is 0 (1: never).
+    Attributes:
+        weight_decay_until: fraction of the budget after which the weight decay is 0 (1: never).
+        lr_in_buffer: the momentum buffer sums steps, learning rate included, as in Page's (2018) code, and not
+            gradients as in torch: an old gradient keeps the rate that it came with. At a constant rate both are one
+            rule; while the rate falls the steps are longer, while it rises shorter.
+        norm_bias_lr_factor: the learning rate of batch norm's biases is so many times `lr`, and their weight decay so
+            many times smaller, so that a step decays them as it does all others (airbench: 64; Jordan, 2024).
     """
 
     lr: float
@@ -49,6 +56,8 @@ class Sgd(_Optimizer, frozen=True, tag="sgd"):
     nesterov: bool = False
     weight_decay: float = 0.0
     weight_decay_until: float = 1.0
+    lr_in_buffer: bool = False
+    norm_bias_lr_factor: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,6 +69,10 @@ class Sgd(_Optimizer, frozen=True, tag="sgd"):
         _require_decay(self.weight_decay)
         until = self.weight_decay_until
         _require(0 < until <= 1, "optimizer.weight_decay_until", "a fraction of the budget, over 0 to 1", until)
+        in_buffer, factor = self.lr_in_buffer, self.norm_bias_lr_factor
+        _require(not in_buffer or self.momentum > 0, "optimizer.lr_in_buffer", "false where momentum is 0", in_buffer)
+        holds = factor > 0 and math.isfinite(factor)
+        _require(holds, "optimizer.norm_bias_lr_factor", "a positive finite number", factor)
 
 
 class AdamW(_Optimizer, frozen=True, tag="adamw"):
@@ -207,7 +220,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     `max_grad_norm` bounds the norm of the gradient, in the first `clip_steps` steps or, left out, in all; with
     `clip_mode` "normalize" the gradient is scaled to that norm also where it is smaller. `ghost_running` says how
     ghosts' statistics enter the running ones (see `nn.GhostBatchNorm1d`); left out, it is "sequential", or what a
-    model that brings its own ghosts has.
+    model that brings its own ghosts has. `label_smoothing` moves so much of each label's probability evenly to all
+    classes, in the gradient alone: every loss that is written down is the plain one. `averaging` averages weights over
+    steps.
     `tuned` is the recipe that this one was transferred from, `None` for a recipe that somebody tuned: a further
     transfer starts there. Delete it after tuning a transferred recipe by hand.
 
@@ -225,6 +240,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_grad_norm: float | None = None
     clip_steps: int | None = None
     clip_mode: ClipMode = "clip"
+    label_smoothing: float = 0.0
+    averaging: Averaging | None = None
     noise: Noise = Noise()
     defects: Defects = Defects()
     last_batch: LastBatch = "keep"
@@ -241,6 +258,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             holds = self.max_grad_norm > 0 and math.isfinite(self.max_grad_norm)
             _require(holds, "max_grad_norm", "positive and finite (leave it out for none)", self.max_grad_norm)
         self._check_clipping()
+        smoothing = self.label_smoothing
+        _require(0 <= smoothing < 1, "label_smoothing", "a probability, 0 <= label_smoothing < 1", smoothing)
         _require(self.tuned is None or self.tuned.tuned is None, "tuned.tuned", "left out", "a recipe")
 
     def _check_clipping(self) -> None:

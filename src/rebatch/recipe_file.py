@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import tomli_w
 
+from rebatch.averaging import Ema, Lookahead
 from rebatch.errors import RequestError, did_you_mean
 from rebatch.fields import join, mismatch, value_at
 from rebatch.files import write_whole
@@ -97,6 +98,7 @@ _TYPES: dict[str, dict[str, type[msgspec.Struct]]] = {
         "plateau": Plateau,
         "distance_drop": DistanceDrop,
     },
+    "averaging": {"ema": Ema, "lookahead": Lookahead},
 }
 _PARTS: dict[str, type[msgspec.Struct]] = {"noise": Noise, "defects": Defects}
 

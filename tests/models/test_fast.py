@@ -14,6 +14,7 @@ from rebatch.models.fast import fast94, proxy
 from rebatch.models.whitening import Whitening, whiten
 from rebatch.nn import convert_ghost_batch_norm
 from rebatch.optimizers import parameter_groups
+from rebatch.recipe import Sgd
 
 
 def table(a: int, b: int, c: int) -> list[Layer]:
@@ -42,7 +43,7 @@ def test_parameters_are_as_published_and_as_in_the_table(name: str) -> None:
     build, layers, (all_of_them, trained), _ = NETWORKS[name]
     model = build()
     assert sum(layer.parameters for layer in layers) + 24 == all_of_them == parameters(model)
-    assert sum(p.numel() for group in parameter_groups(model) for p in group["params"]) == trained
+    assert sum(p.numel() for group in parameter_groups(model, Sgd(lr=1.0)) for p in group["params"]) == trained
 
 
 @pytest.mark.parametrize("name", NETWORKS)

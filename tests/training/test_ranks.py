@@ -39,7 +39,8 @@ def test_gather_joins_uneven_parts_in_rank_order(ranks: list[dict[str, Any]]) ->
 
 
 def test_ranks_with_plain_batch_norm_end_as_one_model(ranks: list[dict[str, Any]]) -> None:
-    assert_same_state(ranks[0]["plain"], ranks[1]["plain"])
+    for first, second in zip(ranks[0]["plain"], ranks[1]["plain"], strict=True):
+        assert_same_state(first, second)
 
 
 def test_ranks_resume_bit_for_bit_dropout_included(ranks: list[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rebatch import draws
 from rebatch.data.augment import Augmentation, Normalize
+from rebatch.data.views import Views
 from rebatch.errors import RequestError
 
 Indices = Tensor | NDArray[np.integer] | Sequence[int]
@@ -46,7 +47,8 @@ class Splits:
     """What a task trains on, chooses on and is judged on, and how its inputs are prepared.
 
     Augmentations change training inputs only, in this order, on the inputs as published; `normalize` comes last and for
-    all three splits. Without it inputs go to the model as they are.
+    all three splits. Without it inputs go to the model as they are. Examples are evaluated at `views`, of the
+    validation and of the test set.
     """
 
     train: DataSet
@@ -54,6 +56,7 @@ class Splits:
     test: DataSet
     augmentations: tuple[Augmentation, ...] = ()
     normalize: Normalize | None = None
+    views: Views = "one"
 
     def to(self, device: torch.device | str) -> "Splits":
         """The same splits on `device`."""

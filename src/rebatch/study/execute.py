@@ -102,7 +102,9 @@ def _result(
 ) -> Result:
     if "diverged" in last:
         return Result(status="diverged", steps=int(last["step"]), accuracy=task.chance, metrics=_finite(last))
-    test = evaluate(model, data.test.to(world.device), data.normalize, execution=spec.execution, world=world)
+    test = evaluate(
+        model, data.test.to(world.device), data.normalize, views=data.views, execution=spec.execution, world=world
+    )
     return Result(
         status="done",
         steps=int(last["step"]),

@@ -25,14 +25,20 @@ from rebatch.training.noise import StepNoise, chunks
 
 SummedLoss = Callable[..., Tensor]
 """Outputs and targets of a micro-batch to the sum of its examples' losses, a scalar. For recipes that weigh examples
-(`noise.multiplicative`, `defects.ghost_split = "chunks"`) it takes them too, as `weights`, shape (B,)."""
+(`noise.multiplicative`, `defects.ghost_split = "chunks"`) it takes them too, as `weights`, shape (B,), and for recipes
+with `label_smoothing` that."""
 
 
-def cross_entropy(outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Cross-entropy summed over examples, each times its weight; outputs (B, classes), targets (B,), weights (B,)."""
+def cross_entropy(
+    outputs: Tensor, targets: Tensor, weights: Tensor | None = None, *, label_smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy summed over examples, each times its weight; outputs (B, classes), targets (B,), weights (B,).
+
+    With `label_smoothing` s the target distribution is 1 - s on the label plus s spread evenly over all classes.
+    """
     if weights is None:
-        return F.cross_entropy(outputs, targets, reduction="sum")
-    losses = F.cross_entropy(outputs, targets, reduction="none")
+        return F.cross_entropy(outputs, targets, reduction="sum", label_smoothing=label_smoothing)
+    losses = F.cross_entropy(outputs, targets, reduction="none", label_smoothing=label_smoothing)
     return losses.mul(weights.to(losses.dtype)).sum()
 
 
@@ -141,14 +147,22 @@ class StepGradient:
         execution: Execution,
         observers: Sequence[Observer],
         noise: StepNoise,
+        *,
+        label_smoothing: float = 0.0,
     ) -> None:
-        if noise.weighs_by is not None and not _takes_weights(loss):
-            name = getattr(loss, "__name__", type(loss).__name__)
+        name = getattr(loss, "__name__", type(loss).__name__)
+        if noise.weighs_by is not None and not _takes(loss, "weights"):
             raise RequestError(
                 f"{noise.weighs_by} weighs examples, and the loss {name} takes no weights; give it an argument "
                 f"`weights` (B,), as rebatch.training.cross_entropy has, or leave {noise.weighs_by} out"
             )
+        if label_smoothing > 0 and not _takes(loss, "label_smoothing"):
+            raise RequestError(
+                f"label_smoothing changes labels, and the loss {name} takes no label_smoothing; give it an argument "
+                "`label_smoothing`, as rebatch.training.cross_entropy has, or leave label_smoothing out"
+            )
         self._noise = noise
+        self._smoothing = {"label_smoothing": label_smoothing} if label_smoothing > 0 else {}
         self._network, self._loss, self._batches, self._cutting = network, loss, batches, cutting
         self._execution, self._device = execution, cutting.world.device.type
         self._watchers = [observer for observer in observers if observer.sees_micro_batches]
@@ -188,11 +202,12 @@ class StepGradient:
         return plain
 
     def _losses(self, outputs: Tensor, targets: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The loss to go down, and the one to write down, in which all examples weigh the same."""
-        if weights is None:
+        """The loss to go down, and the one to write down: labels are not smoothed, and all examples weigh the same."""
+        if weights is None and not self._smoothing:
             loss = self._loss(outputs, targets)
             return loss, loss.detach()
-        loss = self._loss(outputs, targets, weights=weights)
+        weighed = {} if weights is None else {"weights": weights}
+        loss = self._loss(outputs, targets, **weighed, **self._smoothing)
         with torch.no_grad():
             return loss, self._loss(outputs, targets)
 
@@ -226,10 +241,10 @@ class StepGradient:
                 parameter.grad = total if parameter.grad is None else total.add_(parameter.grad)
 
 
-def _takes_weights(loss: SummedLoss) -> bool:
+def _takes(loss: SummedLoss, argument: str) -> bool:
     # By name: a third argument may be anything, such as the classes' weights of torch's own cross-entropy.
     try:
-        inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).bind(None, None, weights=None)
+        inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).bind(None, None, **{argument: None})
     except TypeError:
         return False
     except ValueError:  # a built-in function does not tell

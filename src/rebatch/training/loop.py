@@ -67,8 +67,11 @@ def train(
             observer.step(Observation(step, model, stop - start, lr, loss_sum))
         run.clip(step)
         run.optimizer.step()
+        run.average.after_step(step + 1)
         if row_due := step + 1 in log_spaced or step + 1 in even:
             row = run.row(step + 1, lr, evaluated=step + 1 in even)
+            if step + 1 == run.total and "diverged" not in row:
+                run.finish()
             yield row
             if "diverged" in row:
                 return

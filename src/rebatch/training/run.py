@@ -20,6 +20,7 @@ from rebatch.observation import Observer
 from rebatch.optimizers import build_optimizer, set_lr
 from rebatch.recipe import Recipe, Sgd
 from rebatch.schedule import ROUNDING, lr_factor
+from rebatch.training.averaging import WeightAverage
 from rebatch.training.checkpoint import Checkpointer
 from rebatch.training.evaluation import evaluate
 from rebatch.training.feedback import Drops
@@ -60,6 +61,7 @@ class Run:
     def begin(self, checkpoint: Checkpointer | None) -> None:
         """Start all ranks alike, show the first weights to the observers, take up a saved state if there is one."""
         self.world.broadcast(self.model.buffers())  # DistributedDataParallel did so with the parameters
+        self.average = WeightAverage(self.recipe.averaging, self.total, self.model)
         for observer in self.observers:
             observer.start(self.model)
         if checkpoint is not None and (state := checkpoint.load()) is not None:
@@ -132,17 +134,24 @@ class Run:
         finite = torch.isfinite(torch.tensor([train_loss, row.get("validation_loss", 0.0)])).all()
         return row if finite else {**row, "diverged": 1}
 
-    def _validation(self) -> Row:
-        # Plain batch norm that was allowed to see pieces has statistics of its own on each rank: rank 0's count.
+    def finish(self) -> None:
+        """Leave the model with the weights that the run ends with: their average, where the recipe keeps one."""
+        self.average.keep()
         self.world.broadcast(self.model.buffers())
-        result = evaluate(
-            self.model,
-            self.data.validation,
-            self.data.normalize,
-            loss=self.loss,
-            execution=self.execution,
-            world=self.world,
-        )
+
+    def _validation(self) -> Row:
+        with self.average.in_place():
+            # Plain batch norm that was allowed to see pieces has statistics of its own on each rank: rank 0's count.
+            self.world.broadcast(self.model.buffers())
+            result = evaluate(
+                self.model,
+                self.data.validation,
+                self.data.normalize,
+                views=self.data.views,
+                loss=self.loss,
+                execution=self.execution,
+                world=self.world,
+            )
         return {"validation_loss": result.loss, "validation_accuracy": result.accuracy}
 
     def state(self, step: int) -> Mapping[str, Any]:
@@ -153,6 +162,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "observers": [observer.state_dict() for observer in self.observers],
             "drops": self.drops.state_dict(),
+            "average": self.average.state_dict(),
             "loss_sum": self.loss_sum,
             "last_row": self.last_row,
         }
@@ -164,6 +174,7 @@ class Run:
         for observer, saved in zip(self.observers, state["observers"], strict=True):
             observer.load_state_dict(saved)
         self.drops.load_state_dict(state["drops"])
+        self.average.load_state_dict(state.get("average", {}))
         self.loss_sum, self.last_row = state["loss_sum"].to(self.world.device), state["last_row"]
 
     def _gradient(self) -> StepGradient:
@@ -173,7 +184,16 @@ class Run:
         noise = StepNoise(
             self.recipe, seed=self.seed, examples=self.examples, classes=_classes(data), device=self.world.device
         )
-        return StepGradient(network, self.loss, self.batches, self.cutting, self.execution, self.observers, noise)
+        return StepGradient(
+            network,
+            self.loss,
+            self.batches,
+            self.cutting,
+            self.execution,
+            self.observers,
+            noise,
+            label_smoothing=self.recipe.label_smoothing,
+        )
 
 
 def place(model: nn.Module, recipe: Recipe, seed: int, execution: Execution, world: World) -> None:
