@@ -43,7 +43,7 @@ def test_the_digits_recipe_is_what_tuning_on_the_validation_split_chose(monkeypa
     assert min(kept["seeds"]) >= 1000  # studies count their seeds from 0
 
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    tune = __import__("tune_digits")
+    tune = __import__("tune_reference")
     kept_value = next(row["values"][0] for row in kept["grid"] if row["lr"] == 0.05)
     assert tune.validation_accuracy(0.05, 1000) == pytest.approx(kept_value, abs=1.0)
-    sys.modules.pop("tune_digits")
+    sys.modules.pop("tune_reference")

@@ -4,6 +4,7 @@ from types import FunctionType
 import pytest
 import torch
 
+from rebatch.data.sets import DataSet, Splits
 from rebatch.errors import RequestError
 from rebatch.tasks import TASKS, Task, find_task
 from rebatch.tasks.find import describe, file_digest, load_from_file
@@ -18,14 +19,21 @@ def test_f1_has_the_published_number_of_parameters() -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_model_depends_on_the_seed_alone_and_leaves_torchs_generator_alone(name: str) -> None:
+def test_a_model_depends_on_the_seed_and_the_data_alone_and_leaves_torchs_generator_alone(name: str) -> None:
     torch.manual_seed(1)
-    before = torch.get_rng_state()
-    first, again, other = (TASKS[name].model(seed) for seed in (0, 0, 1))
+    before, data = torch.get_rng_state(), few_images() if TASKS[name].prepare else None
+    first, again, other = (TASKS[name].model(seed, data) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
     for a, b in zip(first.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert not torch.equal(next(first.parameters()), next(other.parameters()))
+    weights = ([weight for weight in model.parameters() if weight.requires_grad] for model in (first, other))
+    assert any(not torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def few_images() -> Splits:
+    numbers = torch.Generator().manual_seed(0)
+    data = DataSet(torch.rand(5, 3, 32, 32, generator=numbers), torch.zeros(5, dtype=torch.int64))
+    return Splits(data, data, data)
 
 
 def test_the_seed_draws_the_split_of_digits_and_no_example_is_in_two_parts() -> None:
@@ -44,19 +52,32 @@ def test_names_may_be_short_where_they_are_unique() -> None:
     assert find_task("digits") is find_task("digits/mlp") is TASKS["digits/mlp"]
     assert find_task("fashion-mnist") is TASKS["fashion-mnist/f1"]
     assert find_task("digits/mlp-plain") is TASKS["digits/mlp-plain"]  # a variant does not make the name ambiguous
+    assert find_task("cifar10/proxy-half") is TASKS["cifar10/proxy-half"]
+    with pytest.raises(RequestError) as caught:
+        find_task("cifar10")
+    assert "cifar10/page-resnet18 or" in str(caught.value)  # a hyphen alone makes no variant
+    assert "-half" not in str(caught.value)
     with pytest.raises(RequestError, match="'cifar100' could be cifar100/c3 or cifar100/wrn16-4; name one of them"):
         find_task("cifar100")
     with pytest.raises(RequestError, match="no task named 'mnst/f1'; did you mean 'mnist/f1'"):
         find_task("mnst/f1")
 
 
-def test_a_task_has_other_recipes_by_name_for_the_same_batch_size() -> None:
+def test_a_task_has_other_recipes_by_name() -> None:
     found = {task.name: list(task.regimes) for task in TASKS.values() if task.regimes}
-    assert found == {"cifar10/c1": ["code"], "cifar10/resnet44": ["planned"], "cifar100/c3": ["code"]}
+    assert found == {
+        "cifar10/c1": ["code"],
+        "cifar10/resnet44": ["planned"],
+        "cifar10/page-resnet18": ["batch-512"],
+        "cifar10/page-resnet18-half": ["batch-512"],
+        "cifar10/page-resnet18-double": ["batch-512"],
+        "cifar100/c3": ["code"],
+    }
     for name, (regime,) in found.items():
         task = TASKS[name]
         assert task.regime(regime) != task.recipe
-        assert task.regime(regime).batch_size == task.recipe.batch_size
+        # Only a name that says so has another batch size.
+        assert task.regime(regime).batch_size == (512 if regime == "batch-512" else task.recipe.batch_size)
     with pytest.raises(RequestError, match=r"task cifar10/c1 has no regime 'coed', it has code; leave it out for the"):
         TASKS["cifar10/c1"].regime("coed")
     with pytest.raises(RequestError, match=r"task mnist/f1 has no regime 'code', it has none; leave it out for the"):

@@ -8,105 +8,41 @@ from typing import TYPE_CHECKING, Any
 
 from rebatch.errors import RequestError
 from rebatch.execution import Execution
-from rebatch.recipe import Epochs, Recipe, Sgd, Steps
-from rebatch.schedule import MultiStep, PiecewiseConstant
+from rebatch.recipe import Recipe, Sgd, Steps
+from rebatch.tasks.recipes import (
+    ALEXNET,
+    C1,
+    C1_CODE,
+    DIGITS,
+    DIGITS_PLAIN,
+    F1,
+    FAST94,
+    PAGE_128,
+    PAGE_512,
+    PROXY,
+    RESNET8,
+    RESNET9,
+    RESNET44,
+    RESNET44_PLANNED,
+    VGG,
+    WRN16_4,
+    WRN16_4_PREACT,
+)
 from rebatch.tasks.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import nn
 
     from rebatch.data.sets import Splits
 
-# Tuned at batch 32, on the validation split, with seeds that no study uses: results/digits-reference/tuning.json.
-DIGITS = Recipe(
-    batch_size=32,
-    optimizer=Sgd(lr=0.025, momentum=0.9, weight_decay=1e-4),
-    schedule=MultiStep(milestones=(0.5, 0.75), factor=0.1),
-    budget=Epochs(20),
-)
 
-# The same net without batch norm, its rate chosen in the same way: results/digits-reference/tuning-plain.json.
-DIGITS_PLAIN = DIGITS.with_lr(0.05)
-
-# The paper's regime for F1: .1, then .01, .001, .0001 from epochs 10, 20, 30 of 50; clipping at 5.
-F1 = Recipe(
-    batch_size=128,
-    optimizer=Sgd(lr=0.1, momentum=0.9, weight_decay=1e-4),
-    schedule=MultiStep(milestones=(0.2, 0.4, 0.6), factor=0.1),
-    budget=Epochs(50),
-    max_grad_norm=5.0,
-)
-
-# The reference recipes of Hoffer et al. (2017), as their code has them where the paper is silent: small batch, all
-# weights decayed, gradients clipped at 5. Milestones are written as epoch / epochs. No recipe was tuned on a test set.
-
-# He et al.'s rate with the one drop that the paper's figures show.
-RESNET44 = Recipe(
-    batch_size=128,
-    optimizer=Sgd(lr=0.1, momentum=0.9, weight_decay=1e-4),
-    schedule=MultiStep(milestones=(81 / 100,), factor=0.1),
-    budget=Epochs(100),
-    max_grad_norm=5.0,
-)
-# As long as the authors' code plans it, though its script stops at 100: drops at 81 and 122 of 164 epochs.
-RESNET44_PLANNED = RESNET44.replace(
-    schedule=MultiStep(milestones=(81 / 164, 122 / 164), factor=0.1), budget=Epochs(164)
-)
-# The same shape in 15 epochs, for studies on a CPU.
-RESNET8 = RESNET44.replace(budget=Epochs(15))
-
-# What the authors' code does to C1 and C3: no momentum, and a rate that rises tenfold at epoch 60 before it falls.
-C1_CODE = Recipe(
-    batch_size=128,
-    optimizer=Sgd(lr=1e-3, weight_decay=5e-4),
-    schedule=PiecewiseConstant(points=((60 / 200, 10.0), (120 / 200, 1.0), (180 / 200, 0.1))),
-    budget=Epochs(200),
-    max_grad_norm=5.0,
-)
-# Which must be a slip: it leaves both nets undertrained. Here: momentum, and drops where the code changes the rate.
-C1 = C1_CODE.replace(
-    optimizer=Sgd(lr=0.05, momentum=0.9, weight_decay=5e-4),
-    schedule=MultiStep(milestones=(60 / 200, 120 / 200, 180 / 200), factor=0.1),
-)
-
-# VGG is not in the authors' code: the regime of their later convNet.pytorch, which is the wide-residual paper's too.
-VGG = Recipe(
-    batch_size=128,
-    optimizer=Sgd(lr=0.1, momentum=0.9, weight_decay=5e-4),
-    schedule=MultiStep(milestones=(60 / 200, 120 / 200, 160 / 200), factor=0.2),
-    budget=Epochs(200),
-    max_grad_norm=5.0,
-)
-
-# The authors' code: .1, .02, .004, then 1e-4 from epoch 140. Epochs and batch are not given: the original's 200, 128.
-WRN16_4 = Recipe(
-    batch_size=128,
-    optimizer=Sgd(lr=0.1, momentum=0.9, weight_decay=1e-4),
-    schedule=PiecewiseConstant(points=((60 / 200, 0.2), (120 / 200, 0.04), (140 / 200, 0.001))),
-    budget=Epochs(200),
-    max_grad_norm=5.0,
-)
-# Zagoruyko and Komodakis (2016), but for the clipping that all arms of the comparison have.
-WRN16_4_PREACT = VGG.replace(optimizer=Sgd(lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4))
-
-# .01, .005, .001, 5e-4, 1e-4 from epochs 0, 10, 15, 20, 25; no decay from 15 on. The number of epochs is not given: 30
-# make the last phase as long as those before. Nor is the batch: 256, the default of the authors' script.
-ALEXNET = Recipe(
-    batch_size=256,
-    optimizer=Sgd(lr=0.01, momentum=0.9, weight_decay=5e-4, weight_decay_until=15 / 30),
-    schedule=PiecewiseConstant(points=((10 / 30, 0.5), (15 / 30, 0.1), (20 / 30, 0.05), (25 / 30, 0.01))),
-    budget=Epochs(30),
-    max_grad_norm=5.0,
-)
-
-
-def _later(module: str, name: str) -> Callable[..., Any]:
-    """A function of a module that imports torch, imported when it is called."""
+def _later(module: str, name: str, *first: object) -> Callable[..., Any]:
+    """A function of a module that imports torch, imported when it is called; `first` are its first arguments."""
 
     def call(*arguments: object) -> Any:
-        return getattr(import_module(module), name)(*arguments)
+        return getattr(import_module(module), name)(*first, *arguments)
 
     return call
 
@@ -117,11 +53,25 @@ def _f1(name: str, loader: str) -> Task:
     return Task(name, F1, 55_000, 5_000, 10_000, classes=10, build=build, load=load, execution="auto")
 
 
-def _cifar(name: str, recipe: Recipe, model: str, **regimes: Recipe) -> Task:
-    """`model` is `module.function` of the reference networks, `regimes` the recipes beside `recipe`."""
+def _cifar(
+    name: str,
+    recipe: Recipe,
+    model: str,
+    *,
+    width: float | None = None,
+    prepared_as: str | None = None,
+    whitened: bool = False,
+    regimes: Mapping[str, Recipe] | None = None,
+) -> Task:
+    """`model` is `module.function` of the reference networks, `width` what it is called with.
+
+    `prepared_as` names the function of `tasks.cifar` that loads the data, `regimes` the recipes beside `recipe`.
+    """
     data, _ = name.split("/")
-    build: Callable[[], nn.Module] = _later(*f"rebatch.models.{model}".rsplit(".", 1))
-    load: Callable[[Path, int], Splits] = _later("rebatch.tasks.cifar", f"load_{data}")
+    module, function = f"rebatch.models.{model}".rsplit(".", 1)
+    build: Callable[[], nn.Module] = _later(module, function, *([] if width is None else [width]))
+    load: Callable[[Path, int], Splits] = _later("rebatch.tasks.cifar", f"load_{prepared_as or data}")
+    prepare: Callable[[nn.Module, Splits], object] = _later("rebatch.tasks.cifar", "whiten")
     classes = {"cifar10": 10, "cifar100": 100}[data]
     return Task(
         name,
@@ -133,8 +83,18 @@ def _cifar(name: str, recipe: Recipe, model: str, **regimes: Recipe) -> Task:
         build=build,
         load=load,
         execution="auto",
-        regimes=regimes,
+        regimes=regimes or {},
+        prepare=prepare if whitened else None,
     )
+
+
+def _page_resnet18(name: str, width: float) -> Task:
+    regimes = {"batch-512": PAGE_512}
+    return _cifar(name, PAGE_128, "page.page_resnet18", width=width, prepared_as="page", regimes=regimes)
+
+
+def _proxy(name: str, width: float) -> Task:
+    return _cifar(name, PROXY, "fast.proxy", width=width, prepared_as="page", whitened=True)
 
 
 def _by_name(*tasks: Task) -> dict[str, Task]:
@@ -168,11 +128,19 @@ TASKS: dict[str, Task] = _by_name(
     ),
     _f1("mnist/f1", "load_mnist"),
     _f1("fashion-mnist/f1", "load_fashion_mnist"),
-    _cifar("cifar10/c1", C1, "keskar.c1", code=C1_CODE),
+    _cifar("cifar10/c1", C1, "keskar.c1", regimes={"code": C1_CODE}),
     _cifar("cifar10/resnet8", RESNET8, "resnet.resnet8"),  # a smaller net of ResNet44's family
-    _cifar("cifar10/resnet44", RESNET44, "resnet.resnet44", planned=RESNET44_PLANNED),
+    _cifar("cifar10/resnet44", RESNET44, "resnet.resnet44", regimes={"planned": RESNET44_PLANNED}),
     _cifar("cifar10/vgg", VGG, "vgg.vgg"),
-    _cifar("cifar100/c3", C1, "keskar.c3", code=C1_CODE),
+    _page_resnet18("cifar10/page-resnet18", 1.0),
+    _page_resnet18("cifar10/page-resnet18-half", 0.5),
+    _page_resnet18("cifar10/page-resnet18-double", 2.0),
+    _cifar("cifar10/resnet9", RESNET9, "page.resnet9", prepared_as="page_cutout"),
+    _cifar("cifar10/fast94", FAST94, "fast.fast94", prepared_as="airbench", whitened=True),
+    _proxy("cifar10/proxy", 1.0),
+    _proxy("cifar10/proxy-half", 0.5),
+    _proxy("cifar10/proxy-double", 2.0),
+    _cifar("cifar100/c3", C1, "keskar.c3", regimes={"code": C1_CODE}),
     _cifar("cifar100/wrn16-4", WRN16_4, "resnet.wide_resnet16_4"),
     _cifar("cifar100/wrn16-4-preact", WRN16_4_PREACT, "resnet.wide_resnet16_4_preact"),
     Task(

@@ -34,8 +34,8 @@ class Task:
         load: the three splits, from a data folder and a seed.
         seed_draws_split: whether the seed draws the split too (small data), or the split is the same for all seeds.
         execution: how runs are computed; "auto" measures on this machine when a study is planned.
-        regimes: further recipes by name, for the batch size of the reference recipe: "code" is what the paper's
-            released code does where that looks like a slip, "planned" what it plans and then cuts short.
+        regimes: further recipes by name: "code" is what the paper's released code does where that looks like a slip,
+            "planned" what it plans and then cuts short, "batch-512" what the author tuned at that batch size.
         prepare: what a fresh model takes from the training data before its first step, such as whitened patches.
     """
 
