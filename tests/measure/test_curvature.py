@@ -56,6 +56,21 @@ def test_it_is_that_of_the_whole_hessian(training: bool) -> None:
     assert rough.products <= found.products
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # what its dependencies use of torch as they load
+def test_curvlinops_and_scipy_find_the_same() -> None:
+    # A second hand, which scripts/install fetches without its dependencies: one of them asks for torchvision.
+    curvlinops = pytest.importorskip("curvlinops", reason="curvlinops, an independent check, is not installed")
+    from scipy.sparse.linalg import eigsh
+
+    model = toy_model().eval()
+    weights = list(model.parameters())
+    batch = [(DATA.inputs, DATA.targets)]
+    hessian = curvlinops.HessianLinearOperator(model, nn.CrossEntropyLoss(), weights, batch)
+    (expected,) = eigsh(hessian.to_scipy(dtype=np.float64), k=1, which="LA", tol=1e-10, return_eigenvectors=False)
+    found = top_eigenvalue(lambda: loss_of(model), weights, tolerance=1e-10)
+    assert found.value == pytest.approx(expected, rel=1e-8)
+
+
 def test_the_seed_of_the_first_vector_decides_nothing_but_digits() -> None:
     model = toy_model().eval()
     weights = list(model.parameters())
