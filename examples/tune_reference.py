@@ -3,7 +3,7 @@
     python examples/tune_reference.py --output results/digits-reference/tuning.json
     python examples/tune_reference.py --task digits/mlp-plain --output results/digits-reference/tuning-plain.json
     python examples/tune_reference.py --task cifar10/proxy --lr 0.1 0.2 0.4 0.8 1.6 --seeds 1 --precision bfloat16 \\
-        --output results/proxy-reference/tuning.json
+        --channels-last --output results/proxy-reference/tuning.json
 
 Every learning rate of the grid is trained with the same seeds, which no study uses (studies count from 0). The choice
 is the highest mean validation accuracy; the test split is never read. The large batch plays no part.
@@ -41,9 +41,12 @@ def main() -> None:
     parser.add_argument("--lr", type=float, nargs="+", default=DIGITS)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--precision", default="float32")
+    parser.add_argument(
+        "--channels-last", dest="memory_format", action="store_const", const="channels_last", default="contiguous"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
-    execution = rebatch.Execution(precision=options.precision)
+    execution = rebatch.Execution(precision=options.precision, memory_format=options.memory_format)
     seeds = range(FIRST_SEED, FIRST_SEED + options.seeds)
     table: list[dict[str, Any]] = []
     for lr in options.lr:
