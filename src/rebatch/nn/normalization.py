@@ -1,11 +1,13 @@
 """Normalize every ghost of a batch with its own mean and variance, in the way that the device does fastest.
 
-Two ways give the same numbers (a test holds them together):
+Three ways give the same numbers (tests hold them together):
 
 * sliced: torch's own kernel, ghost by ghost, writing into slices of one output. No copy; on a CPU as fast as plain
   batch norm on the whole batch, or faster, since a ghost stays in the cache.
 * folded: ghosts become channels, and torch's own kernel runs once. Two copies, but no loop: for devices where launches
-  dominate, for ghosts too small to pay for a call each, and for compilers, which fuse the copies away.
+  dominate, for ghosts too small to pay for a call each, and for compilers on those devices, which fuse the copies away.
+* summed: sums over each example, then over a ghost's examples, for compilers on a CPU. They fuse with what stands
+  around batch norm; inductor's own batch norm (Welford's recurrence) does not, and is no faster than torch's kernel.
 """
 
 from collections.abc import Sequence
@@ -30,7 +32,7 @@ def normalize_ghosts(x: Tensor, weight: Tensor | None, bias: Tensor | None, size
     memory format of `x`; means and variances have shape (ghosts, C), carry no gradient, and are float32 for
     half-precision inputs, else of the dtype of `x`.
     """
-    weight, bias = _parameter(weight, 1.0, x), _parameter(bias, 0.0, x)
+    weight, bias = parameter_beside(weight, 1.0, x), parameter_beside(bias, 0.0, x)
     if folds(x, sizes):
         return folded(x, weight, bias, sizes, eps)
     y, means, variances, _ = Sliced.apply(_dense(x), weight, bias, sizes, eps)  # type: ignore[no-untyped-call]
@@ -48,13 +50,14 @@ def statistics_dtype(x: Tensor) -> torch.dtype:
 
 
 def folded(x: Tensor, weight: Tensor, bias: Tensor, sizes: list[int], eps: float) -> Normalized:
-    """Ghosts as channels, in one call; a last ghost of another size is a second call. Can be differentiated twice."""
+    """All ghosts in one call, a last one of another size in a second; differentiable twice where not compiled."""
+    equal = summed if x.device.type == "cpu" and torch.compiler.is_compiling() else _folded_equal
     last = sizes[-1]
     if last == sizes[0]:
-        return _folded_equal(x, weight, bias, len(sizes), eps)
+        return equal(x, weight, bias, len(sizes), eps)
     first, rest = torch.split(x, [x.shape[0] - last, last])  # not slices: their gradients fill two whole batches
-    y, means, variances = _folded_equal(first, weight, bias, len(sizes) - 1, eps)
-    y_rest, means_rest, variances_rest = _folded_equal(rest, weight, bias, 1, eps)
+    y, means, variances = equal(first, weight, bias, len(sizes) - 1, eps)
+    y_rest, means_rest, variances_rest = equal(rest, weight, bias, 1, eps)
     return torch.cat((y, y_rest)), torch.cat((means, means_rest)), torch.cat((variances, variances_rest))
 
 
@@ -86,6 +89,65 @@ def _fold_channels_last(x: Tensor, ghosts: int) -> Tensor:
 def _unfold_channels_last(columns: Tensor, ghosts: int, shape: torch.Size) -> Tensor:
     rows = columns.view(shape[0] // ghosts, -1, ghosts, shape[1]).permute(2, 0, 1, 3).flatten(0, 1)
     return torch.unflatten(rows, 1, shape[2:]).movedim(-1, 1)
+
+
+def summed(x: Tensor, weight: Tensor, bias: Tensor, ghosts: int, eps: float) -> Normalized:
+    """Ghosts of equal size by sums over examples, as `normalize_ghosts`; slow unless compiled."""
+    found: Normalized = torch.ops.rebatch.summed(x, weight, bias, ghosts, eps)
+    return found
+
+
+class Summed(torch.autograd.Function):
+    """Two passes over an example while it is in the cache, then few numbers are left: one per example and channel.
+
+    No difference of large sums is taken (as in E[x^2] - E[x]^2): squares are of deviations from the example's own mean,
+    and examples are put together as in Chan, Golub, LeVeque, 1979. Tensors are (ghosts, examples, C, positions).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, ghosts: int, eps: float) -> tuple[Tensor, ...]:
+        """Output, means, unbiased variances."""
+        values = _by_example(x, ghosts)
+        _, examples, _, positions = values.shape
+        count = examples * positions
+        # Factors stand inside the sums: what follows a sum would be computed anew for every value.
+        own_means = values.sum(3, keepdim=True) * (1 / positions)
+        deviations = (values - own_means).square().sum(3, keepdim=True)
+        means = (own_means * (1 / examples)).sum(1, keepdim=True)
+        variances = ((deviations + positions * (own_means - means).square()) * (1 / count)).sum(1, keepdim=True)
+        inverse_stds = (variances + eps).rsqrt()
+        y = (values - means) * (inverse_stds * weight.unsqueeze(1)) + bias.unsqueeze(1)
+        means_, variances_ = means.view(ghosts, -1), variances.view(ghosts, -1) * (count / (count - 1))
+        ctx.mark_non_differentiable(means_, variances_)
+        ctx.save_for_backward(x, weight, means, inverse_stds)
+        return y.view(x.shape).to(x.dtype, copy=True), means_, variances_  # no view: an activation may write into it
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of input, weight and bias."""
+        x, weight, means, inverse_stds = ctx.saved_tensors
+        ghosts = means.shape[0]
+        centered, g = _by_example(x, ghosts) - means, _by_example(grad, ghosts)
+        count = x.numel() // (ghosts * x.shape[1])
+        sums, products = g.sum(3, keepdim=True), (g * centered).sum(3, keepdim=True)
+        constant = (sums * (1 / count)).sum(1, keepdim=True)
+        slope = (products * (inverse_stds.square() * (1 / count))).sum(1, keepdim=True)
+        grad_x = (g - constant - centered * slope) * (inverse_stds * weight.unsqueeze(1))
+        grad_weight, grad_bias = (products * inverse_stds).sum((0, 1, 3)), sums.sum((0, 1, 3))
+        grad_x = grad_x.to(x.dtype).view(x.shape).contiguous(memory_format=_memory_format(x))
+        return grad_x, grad_weight, grad_bias, None, None
+
+
+# An operator, so that dynamo leaves it whole for inductor: traced by dynamo, an autograd function warns that it is old.
+torch.library.define(
+    "rebatch::summed", "(Tensor x, Tensor weight, Tensor bias, int ghosts, float eps) -> (Tensor, Tensor, Tensor)"
+)
+torch.library.impl("rebatch::summed", "CompositeImplicitAutograd", Summed.apply)
+
+
+def _by_example(x: Tensor, ghosts: int) -> Tensor:
+    """(N, C, *) -> (ghosts, N / ghosts, C, positions), never in half precision."""
+    return x.to(statistics_dtype(x)).reshape(ghosts, -1, x.shape[1], x.shape[2:].numel())
 
 
 class Sliced(torch.autograd.Function):
@@ -141,7 +203,7 @@ def _folded_gradients(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, ctx
     return [next(gradients) if need else None for need in needed[:3]]
 
 
-def _parameter(parameter: Tensor | None, default: float, x: Tensor) -> Tensor:
+def parameter_beside(parameter: Tensor | None, default: float, x: Tensor) -> Tensor:
     """The parameter, or what stands for it in a layer without one; float32 beside half-precision inputs.
 
     torch's kernels keep their statistics in float32 where the parameters beside a half-precision input are float32.

@@ -16,6 +16,7 @@ from rebatch.data.sets import Splits
 from rebatch.distributed import World
 from rebatch.execution import Execution
 from rebatch.nn import add_weight_noise, convert_ghost_batch_norm, draw_batch_norm_scale
+from rebatch.nn.compiled import compiled
 from rebatch.observation import Observer
 from rebatch.optimizers import build_optimizer, set_lr
 from rebatch.recipe import Recipe, Sgd
@@ -218,7 +219,7 @@ def _classes(data: Splits) -> int:
 def _wrapped(model: nn.Module, execution: Execution, world: World) -> nn.Module:
     """The model as the loop calls it: compiled if asked, averaged over ranks if there are several."""
     if execution.compile:
-        model = torch.compile(model)  # type: ignore[assignment]
+        model = compiled(model, world.device)
     if world.size == 1:
         return model
     # Running statistics of ghosts are the same on every rank (gathered in ghost order): nothing to broadcast at a step.
