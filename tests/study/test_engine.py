@@ -27,6 +27,21 @@ mine = dataclasses.replace(TASKS["digits/mlp"], name="mine/mlp", build=build)
 """
 
 
+OTHER_MODEL = """
+from rebatch.recipe import Epochs
+from rebatch.study.plan import Arm, Design, Study
+from rebatch.tasks import TASKS
+
+RECIPE = TASKS["digits/mlp"].recipe.replace(budget=Epochs(2))
+
+def design(task, scale):
+    arms = (Arm(name="own", recipe=RECIPE), Arm(name="plain", recipe=RECIPE, task="digits/mlp-plain"))
+    return Design(arms=arms, claims=(), seeds=1, evaluations=1)
+
+other = Study(name="other", title="", source="", design=design)
+"""
+
+
 def command(store: Path, *options: str, study: str = STUDY) -> list[str]:
     task = [] if "--task" in options else ["--task", "digits"]
     return [sys.executable, "-m", "rebatch", "study", "run", study, *task, "--store", str(store), "--json", *options]
@@ -75,6 +90,20 @@ def test_the_same_command_again_reuses_every_run(undisturbed: tuple[Path, dict[s
     assert again["arms"] == document["arms"]
     assert again["claims"] == document["claims"]
     assert numbers(store) == before
+
+
+def test_an_arm_with_the_model_of_another_task_has_the_runs_of_that_task(tmp_path: Path) -> None:
+    (tmp_path / "study.py").write_text(OTHER_MODEL)
+    store, study = tmp_path / "store", f"{tmp_path / 'study.py'}:other"
+    done = finish(store, "--seeds", "1", "--jobs", "1", study=study)
+    assert done["runs"] == {"done": 2, "diverged": 0, "failed": 0, "reused": 0}
+    specs = [json.loads(path.read_text()) for path in store.glob("runs/*/spec.json")]
+    assert sorted(spec["task"] for spec in specs) == ["digits/mlp", "digits/mlp-plain"]
+    with_norm, plain = (arm["accuracy"]["mean"] for arm in done["arms"])
+    assert with_norm != plain
+    again = finish(store, "--seeds", "1", "--jobs", "1", "--task", "digits/mlp-plain", study=study)
+    assert again["runs"]["reused"] == 1  # both arms are that task's own run
+    assert [arm["accuracy"]["mean"] for arm in again["arms"]] == [plain, plain]
 
 
 def test_more_seeds_run_only_what_is_missing(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

@@ -128,6 +128,11 @@ def plan_of(design: Any) -> None:
         ),
         ({"seeds": "2"}, r"is not valid: Expected `int`, got `str` - at `\$.seeds` \(.*test_plan.py:\d+\)"),
         ({"arms": (DIGITS.recipe,)}, "is not valid: .*arms"),
+        (
+            {"arms": (ARM, msgspec.structs.replace(OTHER, task="mnist/f1"))},
+            r"arm 'large' trains the model of mnist/f1 with \(55000, 5000, 10000, 10\) training, .*, digits/mlp has",
+        ),
+        ({"arms": (ARM, msgspec.structs.replace(OTHER, task="mnst/f1"))}, "no task named 'mnst/f1'"),
     ],
 )
 def test_a_design_that_does_not_hold_together_is_refused_before_any_run(changed: dict[str, Any], message: str) -> None:

@@ -139,10 +139,11 @@ class _Engine:
     def _hand_out(self) -> None:
         for worker in self._workers:
             if worker.spec is None and self._missing:
-                worker.spec = self._missing.popleft()
+                worker.spec = spec = self._missing.popleft()
+                task = self._task if spec.task == self._outcome.plan.task else spec.task
                 # A worker that died while idle is noticed, and replaced, when its answer is awaited.
                 with suppress(BrokenPipeError):
-                    worker.pipe.send(Job(worker.spec, self._task, self._data_dir, self._store.root))
+                    worker.pipe.send(Job(spec, task, self._data_dir, self._store.root))
 
     def _listen(self, worker: _Worker) -> None:
         assert worker.spec is not None

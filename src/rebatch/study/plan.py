@@ -18,7 +18,7 @@ from rebatch.recipe import Recipe
 from rebatch.study.claims import Claim, arms_of, quantities_of
 from rebatch.study.probes import Probe
 from rebatch.study.records import SeedRuns
-from rebatch.tasks.find import describe
+from rebatch.tasks.find import describe, find_task
 from rebatch.tasks.table import SIMULATION
 from rebatch.tasks.task import Task
 
@@ -80,6 +80,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
         probe: what its runs do instead of training by the recipe.
         finals: what is measured after the last step, by name (`study.finals.FINALS`).
         data: what its runs train on.
+        task: a built-in task of the same data whose model its runs train, where not that of the study's own.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
     probe: Probe | None = None
     finals: tuple[str, ...] = ()
     data: TrainingSet = TrainingSet()
+    task: str = ""
 
 
 class Design(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,12 +153,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def spec(self, arm: Arm, seed: int) -> RunSpec:
         """The run of `arm` with `seed`."""
         return RunSpec(
-            task=self.task,
+            task=arm.task or self.task,
             recipe=arm.recipe.as_tuned(),
             seed=seed,
             execution=arm.execution or self.execution,
             evaluations=self.design.evaluations,
-            task_digest=self.task_digest,
+            task_digest="" if arm.task else self.task_digest,
             probe=arm.probe,
             finals=arm.finals,
             data=arm.data,
@@ -245,6 +247,7 @@ def make_plan(
         command=command,
     )
     for arm in design.arms:
+        _check_task(arm, task)
         if not 1 <= plan.examples_of(arm) <= task.train:
             limit = f"from 1 to the {task.train} training examples of {task.name}"
             raise RequestError(f"data.examples of arm {arm.name!r} must be {limit}, got {arm.data.examples}")
@@ -296,6 +299,18 @@ def _check(design: Design, study: str, *, measures: bool) -> None:
     for where, name in [*wanted, *(("gap", name) for name in design.gap or ())]:
         if name not in arms:
             raise RequestError(f"{where} of {study} names an unknown arm {name!r}{did_you_mean(name, arms)}")
+
+
+def _check_task(arm: Arm, task: Task) -> None:
+    if not arm.task:
+        return
+    other = find_task(arm.task)
+    own, others = ((each.train, each.validation, each.test, each.classes) for each in (task, other))
+    if own != others:
+        raise RequestError(
+            f"arm {arm.name!r} trains the model of {other.name} with {others} training, validation and test examples "
+            f"and classes, {task.name} has {own}; name a task of the same data"
+        )
 
 
 def _at_most(arm: Arm, seeds: int) -> Arm:
