@@ -10,11 +10,12 @@ from rebatch.report.paper.material import Material, Published, gather
 from rebatch.report.summary import summarize
 from rebatch.study.choosing import choose
 from rebatch.study.plan import Arm, Plan, make_plan
-from rebatch.study.probes import Landscape, RandomWalk
+from rebatch.study.probes import Landscape, Parting, RandomWalk, SummedSteps
 from rebatch.study.quantify import quantify
 from rebatch.study.store import Result, Store
 from rebatch.study.studies import STUDIES
 from rebatch.tasks import find_task
+from study.made_up_sweep import sweep_metrics
 
 Rows = list[dict[str, float]]
 
@@ -72,6 +73,19 @@ def _rows(plan: Plan, arm: Arm, seed: int) -> Rows:
                 }
                 for z in places
             ]
+        case SummedSteps(rates=rates):
+            return [{"step": rate, "relative": 0.1 * rate * math.exp(noise.gauss(0, 0.1))} for rate in rates]
+        case Parting():
+            places = [0.1 * 2.0**place for place in range(8)]
+            return [
+                {
+                    "step": 1000.0 * epoch,
+                    "epoch": epoch,
+                    "distance": epoch**0.3 * math.exp(noise.gauss(0, 0.1)),
+                    "distance_orders": 1.2 * epoch**0.3 * math.exp(noise.gauss(0, 0.1)),
+                }
+                for epoch in places
+            ]
         case None:
             return _course(plan, arm, noise)
         case _:
@@ -90,6 +104,8 @@ def _course(plan: Plan, arm: Arm, noise: random.Random) -> Rows:
         if step in even:
             row["validation_accuracy"] = 97.0 - 60.0 * math.exp(-6.0 * step / total) + noise.gauss(0, 0.2)
             row["validation_loss"] = 0.1 + 0.02 * abs(math.log(2 * step / total))
+            if "recomputed_statistics" in arm.finals:
+                row["recomputed_accuracy"] = 97.0 + noise.gauss(0, 0.05)
         rows.append(row)
     return rows
 
@@ -100,10 +116,31 @@ def _result(plan: Plan, arm: Arm, seed: int, rows: Rows) -> Result:
         last = dict(rows[-1])
         last |= {"final_train_loss": 0.01 * noise.random(), "top_eigenvalue": 5.0 + noise.random()}
         last |= {"final_train_accuracy": 100.0, "ghost_statistics_accuracy": 95.0}
-        return Result(status="done", steps=plan.steps(arm), accuracy=96.0 + noise.random(), metrics=last, seconds=1.0)
-    metrics = {"exponent": 1.0, "correlation": 0.0, "expected_correlation": 0.0, "ratio": 1.1 + 0.1 * noise.random()}
+        last |= _forgetting(noise) if {"forgetting", "recent_forgetting"} & set(arm.finals) else {}
+        accuracy, test_loss = 96.0 + noise.random(), 0.5 + 0.1 * noise.random()
+        last |= sweep_metrics(arm, plan) if plan.study == "page-sweep" else {}
+        steps = plan.steps(arm)
+        return Result(status="done", steps=steps, accuracy=accuracy, test_loss=test_loss, metrics=last, seconds=1.0)
+    metrics = {"slope": 2.0, "relative": 0.1, "tail_weight": 1.6, "growth": 0.3, "growth_orders": 0.2} | {
+        "distance": 1.8 + 0.1 * noise.random(),
+        "distance_orders": 2.0,
+        **_forgetting(noise),
+    }
+    metrics |= {"exponent": 1.0, "correlation": 0.0, "expected_correlation": 0.0, "ratio": 1.1 + 0.1 * noise.random()}
+    metrics |= {"gpu": 0.0, "examples_per_second:32": 1000.0, "examples_per_second:128": 1100.0}
     for label in ("0-1", "1-10", "10-100"):
         metrics |= {f"alpha:{label}": 2.0 + 0.1 * noise.random(), f"taylor_ratio:{label}": 1.0}
     for place in ("0", "0.1", "1"):
         metrics |= {f"trace@{place}": 1.0 + 0.1 * noise.random(), f"mean_square@{place}": 1.0 + 0.1 * noise.random()}
     return Result(status="done", steps=0, metrics=metrics, seconds=1.0)
+
+
+def _forgetting(noise: random.Random) -> dict[str, float]:
+    numbers = {"tau": 0.3, "forgotten": 0.5, "newest_loss": 0.4, "limit_loss": 0.6, "unseen_loss": 0.55}
+    modes = ("", ":batch_statistics")
+    found = {f"{name}{mode}": value + 0.1 * noise.random() for name, value in numbers.items() for mode in modes}
+    for kind in ("replay", "online", "fresh", "plain", "batch_statistics"):
+        for place in range(40):
+            age = 0.05 + 0.1 * place
+            found[f"{kind}@{age:.2f}"] = 0.6 - 0.2 * math.exp(-age / 0.3) + 0.01 * noise.random()
+    return found

@@ -7,16 +7,41 @@ from rebatch import draws
 from rebatch.batching import examples_seen, measured_steps, total_steps
 from rebatch.recipe import Epochs, Recipe, Sgd
 from rebatch.study.plan import Arm, Plan
-from rebatch.study.probes import EpochCorrelation, Increments, Landscape, Probe, RandomWalk, StepTime
+from rebatch.study.probes import (
+    EpochCorrelation,
+    Increments,
+    Landscape,
+    PartialTail,
+    Parting,
+    Probe,
+    RandomWalk,
+    StepTime,
+    SummedSteps,
+    Throughput,
+)
 from rebatch.study.records import FinishedRun, Rows, SeedRuns
+from study.made_up_sweep import sweep_metrics
 
 RECIPE = Recipe(batch_size=32, optimizer=Sgd(lr=0.1), budget=Epochs(1))
+
+# How soon it forgets.
+DECAY = {
+    f"{name}{mode}": value
+    for name, value in {"tau": 0.3, "newest_loss": 0.4, "limit_loss": 0.7, "unseen_loss": 0.6, "forgotten": 0.5}.items()
+    for mode in ("", ":batch_statistics")
+}
 
 # What a run leaves, by the names of what was asked to be measured after it.
 FINALS = {
     "train_evaluation": {"final_train_loss": 0.01, "final_train_accuracy": 99.9},
     "ghost_statistics": {"ghost_statistics_accuracy": 95.0},
     "top_eigenvalue": {"top_eigenvalue": 3.0, "top_eigenvalue_residual": 0.01},
+    "forgetting": DECAY,
+    "recent_forgetting": DECAY,
+    "last_epoch": {"last_epoch_loss": 0.1, "chance_loss": math.log(10)},
+    "high_rate": {"forgotten_at_high_rate": 0.4, "newest_loss": 0.4, "unseen_loss": 0.6},
+    "peak_curvature": {"peak_eigenvalue": 1.7, "peak_lr": 0.1},
+    "recomputed_statistics": {},  # it writes into rows
 }
 
 
@@ -49,6 +74,14 @@ def probe_metrics(probe: Probe) -> dict[str, float]:
             names = ["ratio", "seconds_ghost", "seconds_plain"]
         case Increments(after=after):
             names = [f"{kind}@{place:g}" for place in after for kind in ("trace", "mean_square")]
+        case Throughput(batch_sizes=sizes):
+            names = [*(f"examples_per_second:{size}" for size in sizes), "ratio", "gpu"]
+        case SummedSteps():
+            names = ["slope", "relative"]
+        case PartialTail():
+            names = ["tail_weight"]
+        case Parting():
+            names = ["growth", "growth_orders", "distance", "distance_orders"]
         case Landscape(ranges=ranges):
             kinds = ("alpha", "taylor_ratio", "slope", "noise")
             labels = [f"{low:g}-{high:g}" for low, high in ranges]
@@ -70,8 +103,11 @@ def _finished(arm: Arm, place: int, plan: Plan, seed: int) -> FinishedRun:
         row["weight_distance_first"] = 0.3 * row["weight_distance"]
         if step in even:
             row |= {"validation_loss": 0.2 + 0.1 * rng.random(), "validation_accuracy": 95.0 + rng.random()}
+        if step in even and "recomputed_statistics" in arm.finals:
+            row["recomputed_accuracy"] = 95.0 + 0.1 * rng.random()
         rows.append(row)
     measured = {name: value for final in arm.finals for name, value in FINALS[final].items()}
     measured = {name: value + 0.001 * place for name, value in measured.items()}
-    metrics = {**rows[-1], **measured, "test_accuracy": 94.0 + rng.random()}
+    metrics = {**rows[-1], **measured, "test_accuracy": 94.0 + rng.random(), "test_loss": 0.3 + 0.1 * rng.random()}
+    metrics |= sweep_metrics(arm, plan) if plan.study == "page-sweep" else {}
     return FinishedRun(recipe=arm.recipe, diverged=False, metrics=metrics, rows=rows)

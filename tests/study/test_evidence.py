@@ -26,6 +26,10 @@ def h1(folder: Path) -> ClaimEvidence:
     return next(claim for claim in study.claims if claim.id == "H1")
 
 
+WIDTHS = dict.fromkeys(("P14", "P14-batch-statistics", "P23"), "cifar10/page-resnet18")
+ELSEWHERE = {"H6": "imagenet/alexnet", **WIDTHS}
+
+
 def test_without_results_every_claim_says_what_it_needs(tmp_path: Path) -> None:
     studies = evidence(tmp_path)
     assert [study.name for study in studies] == list(STUDIES)
@@ -33,11 +37,9 @@ def test_without_results_every_claim_says_what_it_needs(tmp_path: Path) -> None:
         assert study.claims
         for claim in study.claims:
             assert (claim.verdict, claim.results, claim.all) == (None, None, ())
-            at_home = claim.id != "H6"  # ImageNet: another task than the study's own
-            needs = f"rebatch study run {study.name} --scale cpu"
-            assert claim.needs == (
-                needs if at_home else "rebatch study run hoffer-gap --task imagenet/alexnet --scale paper"
-            )
+            elsewhere = ELSEWHERE.get(claim.id)  # another task than the study's own
+            where = f"--task {elsewhere} --scale paper" if elsewhere else "--scale cpu"
+            assert claim.needs == f"rebatch study run {study.name} {where}"
 
 
 def test_a_larger_scale_and_then_the_papers_own_task_is_the_stronger_evidence(tmp_path: Path) -> None:

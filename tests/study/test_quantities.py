@@ -23,6 +23,7 @@ from rebatch.study.studies.hoffer_2017 import (
     regime,
 )
 from rebatch.study.studies.hoffer_2017.common import GBN, LARGE, LR, SMALL
+from rebatch.study.studies.page_2018 import batch, forgetting, summed, sweep
 from study.made_up import RECIPE, reached, run
 
 HAND_COMPUTED = {
@@ -38,6 +39,10 @@ HAND_COMPUTED = {
     epoch.EPOCH,
     ghosts.GHOSTS,
     momentum_reset.MOMENTUM_RESET,
+    forgetting.FORGETTING,  # in test_page_forgetting.py
+    summed.SUMS,  # in test_page_summed.py
+    batch.BATCH,  # in test_page_batch.py
+    sweep.SWEEP,  # in test_page_sweep.py
 }
 
 

@@ -39,8 +39,8 @@ from rebatch.measure.random_walk import (
     mean_square_distance,
     walk,
 )
-from rebatch.measure.stability import edge, optimum, stable_lr, stable_lr_of, unstable
 from rebatch.measure.weight_distance import WeightDistance, weight_distance
+from rebatch.stability import edge, optimum, stable_lr, stable_lr_of, unstable
 
 __all__ = [
     "Decay",

@@ -15,10 +15,11 @@ from rebatch.data.sets import Splits
 from rebatch.distributed import World
 from rebatch.errors import RequestError, did_you_mean
 from rebatch.measure.curvature import top_eigenvalue
-from rebatch.measure.forgetting import Forgetting, fit_decay
+from rebatch.measure.forgetting import Forgetting, Replay, fit_decay
 from rebatch.observation import Observer
 from rebatch.study.limits import unseen_loss
 from rebatch.study.plan import RunSpec
+from rebatch.study.watching import HighRate, LastEpoch, PeakCurvature, RecomputedStatistics, what_was_found
 from rebatch.training import evaluate
 from rebatch.training.gradients import as_executed
 
@@ -29,7 +30,7 @@ Final = Callable[[RunSpec, nn.Module, Splits, World], Mapping[str, float]]
 class Watched:
     """A measurement that must have watched the run: what watches, and what it finds after the last step."""
 
-    watch: Callable[[Splits], Observer]
+    watch: Callable[[RunSpec, Splits], Observer]
     measure: Callable[[RunSpec, nn.Module, Splits, Observer], Mapping[str, float]]
 
 
@@ -81,7 +82,8 @@ def forgetting(spec: RunSpec, model: nn.Module, data: Splits, watcher: Observer)
     Curves are means over bins of a tenth of an epoch, called `replay@0.1` by the bin's middle: `replay` as the run saw
     them, `online` their losses then, `fresh` the same examples augmented anew, `plain` not at all, `batch_statistics`
     as they were with batch norm as in training. `forgotten` is the age in epochs at which nine tenths of the way to the
-    loss of unseen, augmented examples (`unseen_loss`) are covered, at most the 4 epochs that are looked at.
+    loss of unseen, augmented examples (`unseen_loss`) are covered, at most the 4 epochs that are looked at. Numbers of
+    `batch_statistics` have that in their names: `tau:batch_statistics`.
     """
     assert isinstance(watcher, Forgetting)
     recipe, seed = spec.recipe, spec.seed
@@ -104,16 +106,36 @@ def forgetting(spec: RunSpec, model: nn.Module, data: Splits, watcher: Observer)
         for name, curve in curves.items()
         for middle, loss in zip(middles, curve.binned(edges), strict=True)
     }
-    decay, unseen = fit_decay(found.ages, found.losses), unseen_loss(model, data, seed=seed)
-    return {
+    return {**_decays(spec, model, data, found, curves["batch_statistics"]), **binned}
+
+
+def recent_forgetting(spec: RunSpec, model: nn.Module, data: Splits, watcher: Observer) -> Mapping[str, float]:
+    """How soon the last epoch's batches are forgotten, without the curves: an eighth of the work of `forgetting`."""
+    assert isinstance(watcher, Forgetting)
+    past = past_batches(data, spec.recipe, seed=spec.seed)
+    found, as_trained = (watcher.replay(model, past, training_mode=mode) for mode in (False, True))
+    return _decays(spec, model, data, found, as_trained)
+
+
+def _decays(spec: RunSpec, model: nn.Module, data: Splits, found: Replay, as_trained: Replay) -> dict[str, float]:
+    """The numbers of both ways to replay batch norm, each beside unseen examples that are normalized alike."""
+    unseen = unseen_loss(model, data, seed=spec.seed)
+    unseen_as_trained = unseen_loss(model, data, seed=spec.seed, batch_size=spec.recipe.batch_size)
+    return {**_decay(found, unseen), **_decay(as_trained, unseen_as_trained, ":batch_statistics")}
+
+
+def _decay(found: Replay, unseen: float, mode: str = "") -> dict[str, float]:
+    decay = fit_decay(found.ages, found.losses)
+    numbers = {
         "tau": decay.tau.estimate,
         "tau_low": decay.tau.low,
         "tau_high": min(decay.tau.high, float(FORGETTING_EPOCHS)),
         "newest_loss": decay.newest,
+        "limit_loss": decay.limit,
         "unseen_loss": unseen,
         "forgotten": min(decay.age_at(unseen), float(FORGETTING_EPOCHS)),
-        **binned,
     }
+    return {f"{name}{mode}": number for name, number in numbers.items()}
 
 
 FORGETTING_EPOCHS = 4
@@ -126,7 +148,12 @@ FINALS: dict[str, Final] = {
 }
 
 WATCHED: dict[str, Watched] = {
-    "forgetting": Watched(lambda data: Forgetting(len(data.train), epochs=FORGETTING_EPOCHS), forgetting),
+    "forgetting": Watched(lambda _, data: Forgetting(len(data.train), epochs=FORGETTING_EPOCHS), forgetting),
+    "recent_forgetting": Watched(lambda _, data: Forgetting(len(data.train), epochs=1.0), recent_forgetting),
+    "last_epoch": Watched(LastEpoch, what_was_found),
+    "high_rate": Watched(HighRate, what_was_found),
+    "peak_curvature": Watched(PeakCurvature, what_was_found),
+    "recomputed_statistics": Watched(RecomputedStatistics, what_was_found),
 }
 
 
@@ -144,7 +171,7 @@ def check_finals(names: Iterable[str]) -> None:
 
 def watchers(spec: RunSpec, data: Splits) -> dict[str, Observer]:
     """What has to watch the run for that, by name."""
-    return {name: WATCHED[name].watch(data) for name in spec.finals if name in WATCHED}
+    return {name: WATCHED[name].watch(spec, data) for name in spec.finals if name in WATCHED}
 
 
 def finals(

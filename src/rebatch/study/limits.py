@@ -11,8 +11,8 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -24,18 +24,12 @@ from rebatch.errors import RequestError
 from rebatch.execution import Execution
 from rebatch.measure.curvature import TopEigenvalue, top_eigenvalue
 from rebatch.measure.forgetting import LEAST_BATCHES, Decay, Forgetting, fit_decay
-from rebatch.measure.stability import edge, stable_lr_of, unstable
 from rebatch.recipe import Recipe, Sgd, Steps
 from rebatch.schedule import Constant, DistanceDrop, Plateau, lr_factor
+from rebatch.stability import Limit, edge, limited_by, stable_lr_of, unstable
 from rebatch.statistics import Interval
 from rebatch.training import train
 
-Verdict = Literal["curvature", "forgetting", "both", "neither"]
-
-# Below this room to the breaking rate curvature limits: the next doubling of the rate would break the run.
-ROOM = 2.0
-# Forgotten within this part of an epoch: Page's runs at 4 times the best rate forget within half an epoch.
-SOON = 0.5
 # Branches try these multiples of the rate, each for so many steps.
 FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 BRANCH_STEPS = 100
@@ -76,12 +70,9 @@ class Limits:
         return self.breaks.low / self.lr
 
     @property
-    def verdict(self) -> Verdict:
-        """Which of the two limits the rate here, by `ROOM` and `SOON`."""
-        curved, forgets = self.room < ROOM, self.forgotten <= SOON
-        if curved and forgets:
-            return "both"
-        return "curvature" if curved else "forgetting" if forgets else "neither"
+    def verdict(self) -> Limit:
+        """Which of the two limits the rate here."""
+        return limited_by(self.room, self.forgotten)
 
 
 def measure_limits(
@@ -109,9 +100,8 @@ def measure_limits(
         lr = row["lr"]
         if row["step"] >= step:
             break
-    replay = forgetting.replay(model, past_batches(data, recipe, seed=seed))
-    decay, unseen = fit_decay(replay.ages, replay.losses), unseen_loss(model, data, seed=seed)
-    curvature = _curvature(model, data)
+    decay, unseen = recent_decay(forgetting, model, data, recipe, seed=seed)
+    curvature = curvature_in_training(model, data)
     optimizer = recipe.optimizer
     mean_form = recipe.batch_size if recipe.loss_reduction == "sum" else 1
     breaks = _breaking_rate(model, data, recipe.with_lr(lr), seed, execution, factors, branch_steps)
@@ -148,21 +138,41 @@ def high_rate_ends(recipe: Recipe, examples: int) -> int:
     return max(step for step, rate in rates.items() if rate >= max(rates.values()) / 2.0)
 
 
-def unseen_loss(model: nn.Module, data: Splits, *, seed: int) -> float:
+def recent_decay(
+    forgetting: Forgetting, model: nn.Module, data: Splits, recipe: Recipe, *, seed: int
+) -> tuple[Decay, float]:
+    """How the loss of the batches that `forgetting` has seen rises with their age, and the loss of unseen examples.
+
+    The decay of a model whose losses are not finite is nan.
+    """
+    replay = forgetting.replay(model, past_batches(data, recipe, seed=seed))
+    finite = np.isfinite(replay.losses).all()
+    decay = (
+        fit_decay(replay.ages, replay.losses)
+        if finite
+        else Decay(math.nan, math.nan, Interval(math.nan, 0.0, math.inf))
+    )
+    return decay, unseen_loss(model, data, seed=seed)
+
+
+def unseen_loss(model: nn.Module, data: Splits, *, seed: int, batch_size: int | None = None) -> float:
     """Mean loss of the validation examples, augmented as training examples are: what was never learned, so shown.
 
-    The test set as it is would be too easy beside batches that were cropped and flipped.
+    The test set as it is would be too easy beside batches that were cropped and flipped. With a `batch_size` they come
+    in whole batches of that size, and batch norm normalizes each by its own statistics, as in training.
     """
+    count, size = len(data.validation), min(batch_size or 1000, len(data.validation))
+    count -= 0 if batch_size is None else count % size
     source = BatchSource(data.validation, data.augmentations, data.normalize, seed=seed)
-    probe, total = copy.deepcopy(model).eval(), 0.0
+    probe, total = copy.deepcopy(model).train(batch_size is not None), 0.0
     with torch.no_grad():
-        for part in torch.split(torch.arange(len(data.validation)), 1000):
+        for part in torch.split(torch.arange(count), size):
             inputs, targets = source.batch(0, part)
             total += F.cross_entropy(probe(inputs), targets, reduction="sum").item()
-    return total / len(data.validation)
+    return total / count
 
 
-def _curvature(model: nn.Module, data: Splits) -> TopEigenvalue:
+def curvature_in_training(model: nn.Module, data: Splits) -> TopEigenvalue:
     """Of the mean loss on the first training examples, in training mode: batch norm couples them, as in a step."""
     inputs, targets = prepare(data.train, slice(0, min(CURVATURE_EXAMPLES, len(data.train))), data.normalize)
     probe = copy.deepcopy(model).train()

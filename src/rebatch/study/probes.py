@@ -74,4 +74,52 @@ class StepTime(_Probe, frozen=True, tag="step_time"):
     repeats: int = 15
 
 
-Probe = Landscape | RandomWalk | Increments | EpochCorrelation | StepTime
+class Throughput(_Probe, frozen=True, tag="throughput"):
+    """Examples per second of training at several batch sizes, interleaved in one process.
+
+    Attributes:
+        batch_sizes: at least two.
+        examples: about so many are trained on in each repeat; its first half warms up.
+    """
+
+    batch_sizes: tuple[int, ...]
+    examples: int
+    repeats: int = 5
+
+
+class SummedSteps(_Probe, frozen=True, tag="summed_steps"):
+    """How far `kappa` steps of plain SGD end from one step on the same examples, the losses summed, in float64.
+
+    Attributes:
+        rates: multiples of the arm's rate, rising.
+        training_mode: batch norm normalizes each step's batch, as in training; else by the statistics of a fresh net.
+    """
+
+    rates: tuple[float, ...]
+    kappa: int = 4
+    training_mode: bool = False
+
+
+class PartialTail(_Probe, frozen=True, tag="partial_tail"):
+    """What an example of a partial last batch weighs beside the others, in an epoch of a toy regression.
+
+    Attributes:
+        examples: of the regression; each has a weight of its own, so it can be seen how far each example moved it.
+    """
+
+    examples: int
+
+
+class Parting(_Probe, frozen=True, tag="parting"):
+    """The distance between runs of two batch sizes, from one start on the same examples in the same order.
+
+    Attributes:
+        kappa: the larger batch size over the arm's; its rate is scaled linearly.
+    """
+
+    kappa: int = 4
+
+
+Probe = (
+    Landscape | RandomWalk | Increments | EpochCorrelation | StepTime | Throughput | SummedSteps | PartialTail | Parting
+)

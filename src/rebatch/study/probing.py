@@ -23,9 +23,21 @@ from rebatch.measure.landscape import fit_alpha, landscape, spread, taylor_line,
 from rebatch.measure.random_walk import exponent, flat_potential, fractional_potential, mean_square_distance
 from rebatch.nn import convert_ghost_batch_norm
 from rebatch.recipe import Steps
+from rebatch.study.page_probing import partial_tail, parting, summed_steps
 from rebatch.study.plan import RunSpec
-from rebatch.study.probes import EpochCorrelation, Increments, Landscape, RandomWalk, StepTime
+from rebatch.study.probes import (
+    EpochCorrelation,
+    Increments,
+    Landscape,
+    PartialTail,
+    Parting,
+    RandomWalk,
+    StepTime,
+    SummedSteps,
+    Throughput,
+)
 from rebatch.study.splits import splits_of
+from rebatch.study.throughput import throughput
 from rebatch.tasks.task import Task
 from rebatch.training import train
 
@@ -174,6 +186,10 @@ _PROBES: dict[type, Callable[[RunSpec, Task, Path | None], Measured]] = {
     Increments: _increments,
     EpochCorrelation: _epoch_correlation,
     StepTime: _step_time,
+    Throughput: throughput,
+    SummedSteps: summed_steps,
+    PartialTail: partial_tail,
+    Parting: parting,
 }
 
 

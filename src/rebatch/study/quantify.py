@@ -105,7 +105,8 @@ def _seed_runs(plan: Plan, store: Store, seed: int, finished: Mapping[str, Resul
 
 def _metrics(result: Result) -> dict[str, float]:
     metrics = {name: math.nan if value is None else value for name, value in result.metrics.items()}
-    return metrics if result.accuracy is None else {**metrics, "test_accuracy": result.accuracy}
+    test = {"test_accuracy": result.accuracy, "test_loss": result.test_loss}
+    return metrics | {name: value for name, value in test.items() if value is not None}
 
 
 def _measured(study: Study, seed: int, runs: SeedRuns) -> dict[str, float]:

@@ -3,7 +3,20 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rebatch.report.paper import courses, diffusion, distance, gap, increments, landscape, momentum_reset, walk
+from rebatch.report.paper import (
+    courses,
+    diffusion,
+    distance,
+    gap,
+    increments,
+    landscape,
+    momentum_reset,
+    page_batch,
+    page_forgetting,
+    page_sums,
+    page_sweep,
+    walk,
+)
 from rebatch.report.paper.canvas import style, svg_bytes
 from rebatch.report.paper.material import Material
 from rebatch.report.paper.rows import rows_figure
@@ -22,6 +35,10 @@ FIGURES: "dict[str, Callable[[Material], Figure | None]]" = {
     "hoffer-momentum-reset": momentum_reset.figure,
     "hoffer-diffusion": diffusion.figure,
     "hoffer-increments": increments.figure,
+    "page-batch": page_batch.figure,
+    "page-sweep": page_sweep.figure,
+    "page-forgetting": page_forgetting.figure,
+    "page-sums": page_sums.figure,
 }
 
 

@@ -17,6 +17,10 @@ from rebatch.study.studies.hoffer_2017.random_walk import RANDOM_WALK
 from rebatch.study.studies.hoffer_2017.regime import REGIME
 from rebatch.study.studies.hoffer_2017.schedule import SCHEDULE
 from rebatch.study.studies.hoffer_2017.updates import UPDATES
+from rebatch.study.studies.page_2018.batch import BATCH
+from rebatch.study.studies.page_2018.forgetting import FORGETTING
+from rebatch.study.studies.page_2018.summed import SUMS
+from rebatch.study.studies.page_2018.sweep import SWEEP
 
 STUDIES: dict[str, Study] = {
     study.name: study
@@ -37,5 +41,9 @@ STUDIES: dict[str, Study] = {
         EPOCH,
         OPTIMIZERS,
         MOMENTUM_RESET,
+        BATCH,
+        SWEEP,
+        FORGETTING,
+        SUMS,
     )
 }

@@ -2,16 +2,37 @@
 
 On a quadratic with top eigenvalue h, gradient descent with momentum m is stable below 2 (1 + m) / h, and with
 Nesterov's momentum below 2 (1 + m) / ((1 + 2 m) h). Page (2018) finds that training breaks suddenly at one learning
-rate of the mean loss, whatever the batch size (curvature), while the best rate lies far below it for small batches.
+rate of the mean loss, whatever the batch size (curvature), while the best rate lies far below it for small batches,
+because at a higher rate each step erases more of what the steps before it taught (forgetting).
 """
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from rebatch.recipe import Sgd
 from rebatch.statistics import Interval
+
+Limit = Literal["curvature", "forgetting", "both", "neither"]
+
+# Below this room to the breaking rate curvature limits: the next doubling of the rate would break the run.
+ROOM = 2.0
+# Forgotten within this part of an epoch: Page's runs at 4 times the best rate forget within half an epoch.
+SOON = 0.5
+
+
+def limited_by(room: float, forgotten: float) -> Limit:
+    """What limits a learning rate that may grow by `room` before training breaks; `forgotten` is in epochs.
+
+    >>> limited_by(1.5, 2.0), limited_by(8.0, 0.3), limited_by(8.0, 2.0)
+    ('curvature', 'forgetting', 'neither')
+    """
+    curved, forgets = room < ROOM, forgotten <= SOON
+    if curved and forgets:
+        return "both"
+    return "curvature" if curved else "forgetting" if forgets else "neither"
 
 
 def stable_lr(eigenvalue: float, momentum: float = 0.0, *, nesterov: bool = False) -> float:
@@ -30,20 +51,23 @@ def stable_lr_of(optimizer: Sgd, eigenvalue: float) -> float:
     return stable_lr(eigenvalue, optimizer.momentum, nesterov=optimizer.nesterov)
 
 
-def unstable(losses: Sequence[float], chance_loss: float, *, jump: float = math.inf) -> list[bool]:
+def unstable(losses: Sequence[float], chance_loss: float, *, jump: float = math.inf, least: float = 0.0) -> list[bool]:
     """Which of a sweep's final training losses, by rising learning rate, show that training broke.
 
     A loss that is not finite or above `chance_loss` (ln of the number of classes) did. With a finite `jump` so did one
     that is more than `jump` times the loss at the next lower rate; networks with batch norm often leap there and then
-    recover. Whatever lies above a broken rate counts as broken too.
+    recover. A loss of at most `least` is no such leap: where a network fits everything, losses of nearly nothing differ
+    by any factor. Whatever lies above a broken rate counts as broken too.
 
     >>> unstable([0.5, 0.1, 0.3, 2.4, 0.9], 2.303), unstable([0.5, 0.1, 0.3], 2.303, jump=2)
     ([False, False, False, True, True], [False, False, True])
+    >>> unstable([0.001, 0.003, 0.3], 2.303, jump=2, least=0.2)
+    [False, False, True]
     """
     broken, found = False, []
     for place, loss in enumerate(losses):
         hard = not math.isfinite(loss) or loss > chance_loss
-        soft = place > 0 and not broken and loss > jump * losses[place - 1]
+        soft = place > 0 and loss > max(least, jump * losses[place - 1])
         broken = broken or hard or soft
         found.append(broken)
     return found
