@@ -139,3 +139,11 @@ def test_study_list_and_export_start_without_torch(one_seed: Path, tmp_path: Pat
         code = f"import sys; from rebatch.cli.main import run; s = run({arguments!r}); print(s, 'torch' in sys.modules)"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1] == "0 False"
+
+
+def test_studies_are_listed_by_source(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["study", "list", "--json", "--source", "page"]) == 0
+    found = json.loads(capsys.readouterr().out)["studies"]
+    assert [study["name"] for study in found] == [name for name in STUDIES if name.startswith("page-")]
+    assert run(["study", "list", "--source", "pgae"]) == 2
+    assert "no study's source begins with 'pgae'; they begin with Hoffer, Page 2018" in capsys.readouterr().err
