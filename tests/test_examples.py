@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rebatch.cli.main import run
+from rebatch.tasks import TASKS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -32,16 +33,22 @@ def test_a_study_of_ones_own_runs_on_a_built_in_task(tmp_path: Path, capsys: pyt
     assert document["claims"][0]["id"] == "warmup"
 
 
-def test_the_digits_recipe_is_what_tuning_on_the_validation_split_chose(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rebatch.recipe import Sgd
-    from rebatch.tasks import TASKS
+TUNED = {
+    "digits/mlp": "digits-reference/tuning.json",
+    "digits/mlp-plain": "digits-reference/tuning-plain.json",
+    "cifar10/proxy": "proxy-reference/tuning.json",
+}
 
-    kept = json.loads((EXAMPLES.parent / "results" / "digits-reference" / "tuning.json").read_text())
-    optimizer = TASKS["digits/mlp"].recipe.optimizer
-    assert isinstance(optimizer, Sgd)
-    assert optimizer.lr == kept["chosen"] == max(kept["grid"], key=lambda row: row["mean"])["lr"]
+
+@pytest.mark.parametrize("task", TUNED)
+def test_a_reference_rate_is_what_tuning_on_the_validation_split_chose(task: str) -> None:
+    kept = json.loads((EXAMPLES.parent / "results" / TUNED[task]).read_text())
+    assert TASKS[task].recipe.optimizer.lr == kept["chosen"] == max(kept["grid"], key=lambda row: row["mean"])["lr"]
     assert min(kept["seeds"]) >= 1000  # studies count their seeds from 0
 
+
+def test_tuning_again_gives_the_kept_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = json.loads((EXAMPLES.parent / "results" / TUNED["digits/mlp"]).read_text())
     monkeypatch.syspath_prepend(str(EXAMPLES))
     tune = __import__("tune_reference")
     kept_value = next(row["values"][0] for row in kept["grid"] if row["lr"] == 0.05)

@@ -168,7 +168,7 @@ KNOTS: dict[str, tuple[Recipe, int, dict[int, float]]] = {
     "page 128": (TASKS["cifar10/page-resnet18"].recipe, 35, {0: 0.0, 15: 0.1, 30: 0.005, 35: 0.0}),
     "page 512": (TASKS["cifar10/page-resnet18"].regime("batch-512"), 35, {0: 0.0, 15: 0.44, 30: 0.005, 35: 0.0}),
     "resnet9": (TASKS["cifar10/resnet9"].recipe, 24, {0: 0.0, 5: 0.4, 24: 0.0}),
-    "proxy": (TASKS["cifar10/proxy"].recipe, 12, {0: 0.0, 5: 0.4, 10: 0.02, 12: 0.0}),
+    "proxy": (TASKS["cifar10/proxy"].recipe, 12, {0: 0.0, 5: 0.2, 10: 0.01, 12: 0.0}),
 }
 
 

@@ -147,11 +147,11 @@ FAST94 = Recipe(
     averaging=Lookahead(decay=0.95, every=5, power=3.0),
 )
 
-# Our stand-in for Page's network on a CPU, trained as that is but shorter: knots at epochs 0, 5, 10, 12. The rate is
-# still to be chosen on the validation split.
+# Our stand-in for Page's network on a CPU, trained as that is but shorter: knots at epochs 0, 5, 10, 12. Its rate is
+# the best of .1 to 1.6 on the validation split, one seed that no study uses: results/proxy-reference/tuning.json.
 PROXY = Recipe(
     batch_size=128,
-    optimizer=_page(0.4),
+    optimizer=_page(0.2),
     schedule=PiecewiseLinear(points=((0.0, 0.0), (5 / 12, 1.0), (10 / 12, 0.05), (1.0, 0.0))),
     budget=Epochs(12),
 )
