@@ -106,6 +106,17 @@ def test_an_arm_with_the_model_of_another_task_has_the_runs_of_that_task(tmp_pat
     assert [arm["accuracy"]["mean"] for arm in again["arms"]] == [plain, plain]
 
 
+def test_a_log_counts_the_runs_of_the_arms_that_are_asked_for(tmp_path: Path) -> None:
+    options = ("--arm", "small", "--seeds", "2", "--jobs", "1")
+    done = subprocess.run(command(tmp_path / "store", *options), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[:3] == [
+        "small-digits-mlp-quick: 2 of 2 runs to do, 1 at a time",
+        "1 of 2 runs finished",
+        "2 of 2 runs finished",
+    ]
+
+
 def test_more_seeds_run_only_what_is_missing(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     store = tmp_path / "store"
     assert finish(store, "--seeds", "1", "--jobs", "1")["runs"]["reused"] == 0

@@ -1,6 +1,6 @@
 """The progress of a study, on standard error: a bar of optimizer steps; in a log, a line a tenth of the runs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -14,10 +14,12 @@ from rebatch.study.worker import Message
 
 
 @contextmanager
-def study_progress(plan: Plan, store: Store) -> Iterator[Callable[[RunSpec, Message], None]]:
-    """Gives what the engine calls with each message of a worker."""
-    steps = {spec.run_id: total_steps(spec.recipe, plan.examples) for spec in plan.specs()}
-    missing = {spec.run_id for spec in store.missing(plan)}
+def study_progress(
+    plan: Plan, store: Store, arms: Collection[str] | None = None
+) -> Iterator[Callable[[RunSpec, Message], None]]:
+    """Gives what the engine calls with each message of a worker; `arms` are those that are run, all if None."""
+    steps = {plan.spec(arm, seed).run_id: plan.steps(arm) for arm, seed in plan.runs()}
+    missing = {spec.run_id for spec in store.missing(plan, arms)}
     names = {plan.spec(arm, seed).run_id: f"{arm.name}, seed {seed}" for arm, seed in plan.runs()}
     done = dict.fromkeys(missing, 0)
     finished: set[str] = set()

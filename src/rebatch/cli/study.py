@@ -208,7 +208,7 @@ def _run(
     total = len(plan.specs(arms))
     to_do = f"{missing} of {total} runs to do, {min(count, missing)} at a time"
     note(f"{plan.name}: {to_do if missing else f'all {total} runs are in the store'}")
-    with study_progress(plan, store) as on_progress:
+    with study_progress(plan, store, arms) as on_progress:
         return run_plan(
             plan,
             store,
