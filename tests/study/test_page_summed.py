@@ -1,5 +1,7 @@
 """`page-sums`: its arms, its numbers on made-up runs, and its probes on problems with a known answer."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 
 from rebatch.data.sets import DataSet, Splits
 from rebatch.execution import Execution
-from rebatch.measure.summed_steps import summed_steps_distances
+from rebatch.measure.summed_steps import log_slope, summed_steps_distances
 from rebatch.recipe import Epochs, Sgd
 from rebatch.reduction import with_loss_reduction
 from rebatch.schedule import Constant
@@ -163,3 +165,11 @@ def test_a_pair_that_diverged_has_no_growth() -> None:
     recipe = DIGITS.recipe.replace(schedule=Constant(), budget=Epochs(2)).with_lr(1e30)
     _, metrics = parting(spec(Parting(), recipe=recipe), DIGITS, None)
     assert metrics == {}
+
+
+@pytest.mark.parametrize("y", [[1.0, 0.0, 2.0], [1.0, math.nan, 2.0], [1.0, math.inf, 2.0]])
+def test_a_slope_that_cannot_be_drawn_is_nan_and_nothing_is_printed(
+    y: list[float], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert math.isnan(log_slope([1.0, 2.0, 4.0], y))
+    assert capfd.readouterr() == ("", "")

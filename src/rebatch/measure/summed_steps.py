@@ -5,6 +5,7 @@ further on. One step on all of their examples takes all of them at the start. Th
 rate: sum over i < j of rate^2 H_j g_i.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -33,9 +34,13 @@ def _distance(weights: Tensor, gradient: Gradient, batches: Sequence[Tensor], ra
 
 
 def log_slope(x: ArrayLike, y: ArrayLike) -> float:
-    """The power p of y = c x^p, by a straight line through (ln x, ln y).
+    """The power p of y = c x^p, by a straight line through (ln x, ln y); nan unless all are positive and finite.
 
     >>> round(log_slope([1, 2, 4], [3, 12, 48]), 6)
     2.0
     """
-    return float(np.polyfit(np.log(np.asarray(x)), np.log(np.asarray(y)), 1)[0])
+    points = np.array([x, y], dtype=np.float64)
+    if not (np.isfinite(points).all() and (points > 0.0).all()):
+        return math.nan  # LAPACK would complain on standard output
+    log_x, log_y = np.log(points)
+    return float(np.polyfit(log_x, log_y, 1)[0])

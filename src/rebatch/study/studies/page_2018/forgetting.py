@@ -195,10 +195,12 @@ def _compared(octaves: Mapping[str, float], parts: Mapping[str, float]) -> dict[
 def _over_parts(parts: Mapping[float, float], whole: float) -> dict[str, float]:
     """The line of log2 tau over doublings of the data: through the parts, and what it makes of the whole.
 
-    The parts are each a power of 2 of the whole, the largest a half.
+    The parts are each a power of 2 of the whole, the largest a half. No numbers where a tau is nan.
     """
     doublings = np.log2(sorted(parts)) - math.log2(2 * max(parts))
     values = np.array([parts[size] for size in sorted(parts)])
+    if not (np.isfinite(values).all() and math.isfinite(whole)):
+        return {}
     slope, predicted = np.polyfit(doublings, values, 1)
     slope_of_all = np.polyfit([*doublings, 0.0], [*values, whole], 1)[0]
     return {
