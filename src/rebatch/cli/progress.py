@@ -38,7 +38,7 @@ def study_progress(
         def on_progress(spec: RunSpec, message: Message) -> None:
             if spec.run_id not in steps:  # the best of some candidates, known only now
                 missing.add(spec.run_id)
-                steps[spec.run_id] = total_steps(spec.recipe, plan.examples)
+                steps[spec.run_id] = total_steps(spec.recipe, spec.data.examples or plan.examples)
                 names[spec.run_id] = f"chosen recipe, seed {spec.seed}"
                 bar.update(line, total=sum(steps[run_id] for run_id in missing))
             if message.kind == "failed":
