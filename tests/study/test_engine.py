@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from rebatch.study.store import Store
+
 STUDY = f"{Path(__file__).parent / 'small_study.py'}:small"
 
 
@@ -115,6 +117,9 @@ def test_a_log_counts_the_runs_of_the_arms_that_are_asked_for(tmp_path: Path) ->
         "1 of 2 runs finished",
         "2 of 2 runs finished",
     ]
+    (plan,) = Store(tmp_path / "store").plans()
+    assert "--seeds" in plan.command
+    assert "--arm" not in plan.command  # it is the command for the whole plan
 
 
 def test_more_seeds_run_only_what_is_missing(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def run(
     """Run a study. Finished runs are kept; the same command again runs only what is missing."""
     from rebatch.errors import RequestError, RunError, did_you_mean
     from rebatch.report.summary import summarize
+    from rebatch.study.archive import for_all_arms
     from rebatch.study.choosing import choose
     from rebatch.study.find import find_study
     from rebatch.study.plan import SCALES, make_plan, plan_name
@@ -77,7 +78,7 @@ def run(
         execution=execution,
         seeds=seeds,
         task_digest=file_digest(task),
-        command=shlex.join(["rebatch", *sys.argv[1:]]),
+        command=for_all_arms(shlex.join(["rebatch", *sys.argv[1:]])),
     )
     wanted = _known_arms(arm, plan)
     if existing is not None:

@@ -77,18 +77,27 @@ def pack_runs(plan: Plan, store: Store) -> bytes:
 
 
 def portable(command: str) -> str:
-    """A command without where things lie on this machine and how many processes it may use.
+    """A command without where things lie on this machine and how many processes it may use, for all arms.
 
-    >>> portable("rebatch study run hoffer-gap --store /here --jobs=2 --scale cpu")
+    >>> portable("rebatch study run hoffer-gap --store /here --jobs=2 --arm '+lr' --scale cpu")
     'rebatch study run hoffer-gap --scale cpu'
     """
-    local = {"--store", "--data-dir", "--jobs"}
+    return _without(command, {"--store", "--data-dir", "--jobs", "--arm"})
+
+
+def for_all_arms(command: str) -> str:
+    """A command without the arms that it asks for: what runs the rest of its plan."""
+    return _without(command, {"--arm"})
+
+
+def _without(command: str, options: set[str]) -> str:
+    """A command without `options`, each of which has a value."""
     kept: list[str] = []
     skip = False
     for argument in shlex.split(command):
-        if not skip and argument.partition("=")[0] not in local:
+        if not skip and argument.partition("=")[0] not in options:
             kept.append(argument)
-        skip = not skip and argument in local
+        skip = not skip and argument in options
     return shlex.join(kept)
 
 
