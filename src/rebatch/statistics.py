@@ -162,6 +162,30 @@ def fieller(numerator: Sequence[float], denominator: Sequence[float], level: flo
     return _fieller_roots(a, c, float(v_a), float(v_ac), float(v_c))
 
 
+def positive_ratio(numerator: ArrayLike, denominator: ArrayLike, level: float = 0.95) -> Interval | None:
+    """Fieller's interval of the ratio of two means that cannot be negative, paired; open where it has no bound.
+
+    The part of `fieller`'s set that lies above 0. `high` is inf where the denominator is not told from 0 ("at least
+    `low`"), `low` is 0 where the numerator is not. The estimate is mean(numerator)/mean(denominator), 0 or inf where
+    one of them came out negative. None where one is resolved and negative, which cannot be.
+
+    >>> positive_ratio([4.0, 5.0, 6.0, 5.0], [1.0, -0.5, 0.5, 0.2]).high
+    inf
+    """
+    above, below = _require_finite(numerator, 1), _require_finite(denominator, 1)
+    if len(above) != len(below) or len(above) < 2:
+        raise ValueError(f"a ratio needs at least 2 pairs, got {len(above)} numerators and {len(below)} denominators")
+    a, c = float(above.mean()), float(below.mean())
+    t_squared = _student_quantile((1.0 - _require_level(level)) / 2.0, len(above) - 1.0) ** 2
+    (v_a, v_ac), (_, v_c) = t_squared * np.cov(above, below) / len(above)
+    q2, half_q1, q0 = c**2 - v_c, a * c - v_ac, a**2 - v_a
+    if (q0 > 0.0 and a < 0.0) or (q2 > 0.0 and c < 0.0):
+        return None
+    estimate = math.inf if c <= 0.0 else max(0.0, a / c)
+    reach = half_q1 + math.sqrt(max(0.0, half_q1**2 - q2 * q0))
+    return Interval(estimate, q0 / reach if q0 > 0.0 else 0.0, reach / q2 if q2 > 0.0 else math.inf)
+
+
 def holm_levels(p_values: Sequence[float], *, alpha: float = 0.05) -> list[float]:
     """For each hypothesis the alpha at which its interval is drawn so that interval and Holm's (1979) decision agree.
 
