@@ -1,19 +1,30 @@
 """What can be seen at a step, and who looks: training and measuring know each other only through this page."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from rebatch.distributed import World
+from rebatch.statistics import Interval
 
 
 @dataclass(frozen=True)
 class Observation:
     """A step at the moment when its gradient is complete and the weights have not moved.
 
-    `step` counts the finished steps; the gradient lies in the parameters' `.grad`, before clipping, divided as the
-    recipe says; `examples` is the number of examples of this step over all micro-batches and ranks, `loss` the summed
-    loss of this rank's share of them, on the device.
+    `step` counts the finished steps; the gradient lies in the parameters' `.grad`, before clipping, averaged over
+    ranks and divided as the recipe says; `examples` is the number of examples of this step over all micro-batches and
+    ranks, `loss` the summed loss of this rank's share of them, on the device (nan where the loop is not ours).
+    `optimizer` has not stepped yet. Gradients are `gradient_scale` times too long (a GradScaler's scale). Micro-batches
+    weigh as many examples as they have, or all alike with `equal_weights`.
     """
 
     step: int
@@ -21,18 +32,54 @@ class Observation:
     examples: int
     lr: float
     loss: Tensor
+    optimizer: Optimizer | None = None
+    world: World = field(default_factory=World)
+    gradient_scale: Tensor | float = 1.0
+    equal_weights: bool = False
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of the model in training: what it was given, what it gave, and what repeats it.
+
+    `generators` are the states of torch's generators before the call (CPU, then the model's device if it is another),
+    `drew` says whether the call moved them, `compiled` whether torch.compile stands between.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Any
+    generators: tuple[Tensor, ...]
+    drew: bool
+    compiled: bool
+    autocast: tuple[str, torch.dtype] | None
 
 
 class Observer:
     """Something that watches a run without changing it. Each moment does nothing unless an observer wants it."""
 
+    # Whether `call`, `gradient` and `micro_batch` are wanted at all.
     sees_micro_batches = False
+
+    @property
+    def sees_calls(self) -> bool:
+        """Whether `call` is wanted in the step that comes next."""
+        return False
 
     def start(self, model: nn.Module) -> None:
         """Before the first step, also when a run is resumed: the weights are those of step 0."""
 
-    def micro_batch(self, gradients: Sequence[Tensor | None], examples: int) -> None:
-        """A micro-batch's gradient (of its summed loss over the step's divisor) before it is accumulated."""
+    def call(self, call: Call) -> None:
+        """The model was called for a micro-batch."""
+
+    def gradient(self, position: int, gradient: Tensor) -> None:
+        """A micro-batch's gradient in the trainable parameter at `position`, before it is accumulated or averaged.
+
+        It is that of the loss that the loop differentiates: divided by the step's examples, times the number of ranks.
+        """
+
+    def micro_batch(self, examples: int) -> None:
+        """A micro-batch of this rank is complete: all of its gradients were shown."""
 
     def step(self, observation: Observation) -> None:
         """The step's gradient before the weights move."""
@@ -40,6 +87,10 @@ class Observer:
     def row(self, model: nn.Module) -> Mapping[str, float | Tensor]:
         """What to write into a row: named numbers, as of the weights after the row's steps."""
         return {}
+
+    def summary(self, model: nn.Module) -> Mapping[str, Any]:
+        """What was measured, each with `.estimate`, `.low` and `.high`; by default the row's numbers, as exact ones."""
+        return {name: Interval(value, value, value) for name, value in _numbers(self.row(model))}
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside `start`."""
@@ -49,27 +100,49 @@ class Observer:
         """Take up `state_dict` again."""
 
 
+def _numbers(row: Mapping[str, float | Tensor]) -> Iterator[tuple[str, float]]:
+    return ((name, float(value)) for name, value in row.items())
+
+
 class _Every(Observer):
     def __init__(self, steps: int, observer: Observer) -> None:
         self.steps, self.observer = steps, observer
         self.sees_micro_batches = observer.sees_micro_batches
         self._seen = 0
 
+    @property
+    def _looks(self) -> bool:
+        return self._seen % self.steps == 0
+
+    @property
+    def sees_calls(self) -> bool:
+        return self._looks and self.observer.sees_calls
+
     def start(self, model: nn.Module) -> None:
         self._seen = 0
         self.observer.start(model)
 
-    def micro_batch(self, gradients: Sequence[Tensor | None], examples: int) -> None:
-        if self._seen % self.steps == 0:
-            self.observer.micro_batch(gradients, examples)
+    def call(self, call: Call) -> None:
+        self.observer.call(call)
+
+    def gradient(self, position: int, gradient: Tensor) -> None:
+        if self._looks:
+            self.observer.gradient(position, gradient)
+
+    def micro_batch(self, examples: int) -> None:
+        if self._looks:
+            self.observer.micro_batch(examples)
 
     def step(self, observation: Observation) -> None:
-        if self._seen % self.steps == 0:
+        if self._looks:
             self.observer.step(observation)
         self._seen += 1
 
     def row(self, model: nn.Module) -> Mapping[str, float | Tensor]:
         return self.observer.row(model)
+
+    def summary(self, model: nn.Module) -> Mapping[str, Any]:
+        return self.observer.summary(model)
 
     def state_dict(self) -> dict[str, Any]:
         return {"seen": self._seen, "observer": self.observer.state_dict()}
@@ -82,3 +155,110 @@ class _Every(Observer):
 def every(steps: int, observer: Observer) -> Observer:
     """`observer`, looking only at every `steps`-th step, the first included."""
     return _Every(steps, observer)
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that gradients are shown of; `Observer.gradient` counts their positions."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+class Tap:
+    """Shows observers the calls of a model and its gradients as backward finds them, and changes neither.
+
+    Hooks on the parameters see the gradient of one micro-batch on one rank: autograd calls them before it accumulates,
+    and DistributedDataParallel averages later still. So no gradient is copied, and no communication hook is taken.
+
+    Args:
+        network: what the loop calls: the model, or what compiles or distributes it.
+        model: the model itself.
+        on_call: told of each call of `network` in training, before it happens.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        model: nn.Module,
+        observers: Sequence[Observer],
+        *,
+        on_call: Callable[[tuple[Any, ...], Mapping[str, Any]], None] | None = None,
+    ) -> None:
+        self._network, self._observers, self._on_call = network, list(observers), on_call
+        self._watchers = [observer for observer in observers if observer.sees_micro_batches]
+        parameters = trainable(model) if self._watchers else []
+        self._device = parameters[0].device if parameters else torch.device("cpu")
+        self._compiled = any(hasattr(module, "_orig_mod") for module in network.modules())
+        self._generators: tuple[Tensor, ...] = ()
+        self._handles = [
+            *(_hook(each, partial(self._gradient, place)) for place, each in enumerate(parameters)),
+            network.register_forward_pre_hook(self._before, with_kwargs=True),
+            network.register_forward_hook(self._after, with_kwargs=True),
+        ]
+
+    def close(self) -> None:
+        """Take the hooks away."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _gradient(self, position: int, gradient: Tensor) -> None:
+        for watcher in self._watchers:
+            watcher.gradient(position, gradient)
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._sees(module):
+            return
+        if self._on_call is not None:
+            self._on_call(args, kwargs)
+        if any(observer.sees_calls for observer in self._observers):
+            self._generators = generator_states(self._device)
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        wanting = [observer for observer in self._observers if self._sees(module) and observer.sees_calls]
+        if not wanting:
+            return
+        before, after = self._generators, generator_states(self._device)
+        drew = any(not torch.equal(one, other) for one, other in zip(before, after, strict=True))
+        kind = self._device.type
+        autocast = (kind, torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else None
+        call = Call(args, kwargs, output, before, drew, self._compiled, autocast)
+        for observer in wanting:
+            observer.call(call)
+
+    def _sees(self, module: nn.Module) -> bool:
+        # A copy of the network has the same hooks; evaluation has no gradients.
+        return module is self._network and torch.is_grad_enabled() and not _UNSEEN.get()
+
+
+def _hook(parameter: nn.Parameter, hook: Callable[[Tensor], None]) -> RemovableHandle:
+    handle: RemovableHandle = parameter.register_hook(hook)  # type: ignore[no-untyped-call]
+    return handle
+
+
+_UNSEEN: ContextVar[bool] = ContextVar("unseen", default=False)
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Calls of a model in here are shown to nobody: an observer's own."""
+    token = _UNSEEN.set(True)
+    try:
+        yield
+    finally:
+        _UNSEEN.reset(token)
+
+
+def generator_states(device: torch.device) -> tuple[Tensor, ...]:
+    """The states of torch's generators, of the CPU and of `device`."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return tuple(states)
+
+
+@contextmanager
+def repeating(generators: Sequence[Tensor], device: torch.device) -> Iterator[None]:
+    """What is drawn in here is what was drawn after `generators`, and nothing that comes later notices."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.set_rng_state(generators[0])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(generators[1], device)
+        yield

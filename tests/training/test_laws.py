@@ -1,7 +1,8 @@
 """Laws 1, 3 and 5 of DESIGN.md, and the loop against a hand-written one."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ class GradientNorm(Observer):
     def __init__(self) -> None:
         self.total, self.micro_batches = 0.0, 0
 
-    def micro_batch(self, gradients: Sequence[Tensor | None], examples: int) -> None:
+    def micro_batch(self, examples: int) -> None:
         self.micro_batches += examples
 
     def step(self, observation: Observation) -> None:
@@ -132,16 +133,23 @@ def test_micro_batch_gradients_add_up_to_the_step_gradient() -> None:
         checked = 0
 
         def __init__(self) -> None:
-            self.parts: list[list[Tensor]] = []
+            self.parts: dict[int, list[Tensor]] = defaultdict(list)
+            self.sizes: list[int] = []
 
-        def micro_batch(self, gradients: Sequence[Tensor | None], examples: int) -> None:
-            self.parts.append([gradient.clone() for gradient in gradients if gradient is not None])
+        def gradient(self, position: int, gradient: Tensor) -> None:
+            self.parts[position].append(gradient.clone())
+
+        def micro_batch(self, examples: int) -> None:
+            self.sizes.append(examples)
+            assert all(len(parts) == len(self.sizes) for parts in self.parts.values())
 
         def step(self, observation: Observation) -> None:
+            assert sum(self.sizes) == observation.examples
             for index, parameter in enumerate(observation.model.parameters()):
-                total = torch.stack([part[index] for part in self.parts]).sum(0)
+                total = torch.stack(self.parts[index]).sum(0)
                 torch.testing.assert_close(parameter.grad, total, rtol=1e-12, atol=1e-14)
             self.parts.clear()
+            self.sizes.clear()
             self.checked += 1
 
     observer = Sum()

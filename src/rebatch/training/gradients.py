@@ -1,8 +1,8 @@
 """A step's gradient: summed over micro-batches and ranks, divided once by the global count."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,7 +19,7 @@ from rebatch.errors import RequestError
 from rebatch.execution import Execution
 from rebatch.nn import deferred_running_statistics
 from rebatch.nn.ghost_batch_norm import GhostBatchNorm
-from rebatch.observation import Observer
+from rebatch.observation import Observer, Tap
 from rebatch.recipe import Recipe
 from rebatch.training.noise import StepNoise, chunks
 
@@ -141,6 +141,7 @@ class StepGradient:
     def __init__(
         self,
         network: nn.Module,
+        model: nn.Module,
         loss: SummedLoss,
         batches: BatchSource,
         cutting: Cutting,
@@ -166,9 +167,13 @@ class StepGradient:
         self._network, self._loss, self._batches, self._cutting = network, loss, batches, cutting
         self._execution, self._device = execution, cutting.world.device.type
         self._watchers = [observer for observer in observers if observer.sees_micro_batches]
+        self._tap = Tap(network, model, self._watchers) if self._watchers else None
         self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        if self._watchers and cutting.world.size > 1:
-            raise RequestError("observers of micro-batch gradients work on one rank only, got several; leave them out")
+
+    def close(self) -> None:
+        """Leave the model without hooks."""
+        if self._tap is not None:
+            self._tap.close()
 
     def compute(self, epoch: int, indices: Tensor, divisor: int) -> Tensor:
         """Gradient of the summed loss over `divisor`; returns this rank's summed loss, still on the device."""
@@ -195,10 +200,12 @@ class StepGradient:
         inputs, targets = self._batches.batch(epoch, indices)
         targets = self._noise.labels(epoch, indices, targets)
         weights = self._noise.weights(epoch, indices)
-        with self._synchronizing(is_last), self._observed(len(indices)):
+        with self._synchronizing(is_last):
             with autocast(self._execution, self._device):
                 loss, plain = self._losses(self._network(as_executed(inputs, self._execution)), targets, weights)
             (loss * scale).backward()  # type: ignore[no-untyped-call]
+        for watcher in self._watchers if scale else ():
+            watcher.micro_batch(len(indices))
         return plain
 
     def _losses(self, outputs: Tensor, targets: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -223,22 +230,6 @@ class StepGradient:
         if isinstance(self._network, DistributedDataParallel) and not is_last:
             return self._network.no_sync()
         return nullcontext()
-
-    @contextmanager
-    def _observed(self, examples: int) -> Iterator[None]:
-        """Show a micro-batch's own gradient to who wants it, then add it up exactly as autograd would have."""
-        if not self._watchers:
-            yield
-            return
-        sums = [parameter.grad for parameter in self._parameters]
-        for parameter in self._parameters:
-            parameter.grad = None
-        yield
-        for watcher in self._watchers:
-            watcher.micro_batch([parameter.grad for parameter in self._parameters], examples)
-        for parameter, total in zip(self._parameters, sums, strict=True):
-            if total is not None:
-                parameter.grad = total if parameter.grad is None else total.add_(parameter.grad)
 
 
 def _takes(loss: SummedLoss, argument: str) -> bool:

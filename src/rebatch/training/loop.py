@@ -1,6 +1,7 @@
 """The training loop: a generator of measured rows. Stopping, logging, storing are the caller's `for`."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from functools import partial
 
 from torch import nn
@@ -9,7 +10,7 @@ from rebatch.batching import batch_bounds, measured_steps
 from rebatch.data.sets import Splits
 from rebatch.distributed import World
 from rebatch.execution import Execution
-from rebatch.observation import Observation, Observer
+from rebatch.observation import Observer
 from rebatch.recipe import Recipe
 from rebatch.training.checkpoint import Checkpointer
 from rebatch.training.gradients import SummedLoss, choose_cutting, cross_entropy
@@ -54,27 +55,26 @@ def train(
     examples = len(data.train)
     cutting = choose_cutting(model, recipe, examples, micro_batch_size, world, allow_batch_norm=allow_batch_norm)
     run = Run(model, data.to(world.device), recipe, seed, loss, execution, cutting, observers)
-    run.begin(checkpoint)
     log_spaced, even = (set(steps) for steps in measured_steps(run.total, evaluations))
-    for step in range(run.first, run.total):
-        run.seed_torch(step)
-        epoch, start, stop = batch_bounds(step, examples, recipe)
-        lr = run.prepare(step)
-        divisor = stop - start if recipe.loss_reduction == "mean" else 1
-        loss_sum = run.gradient.compute(epoch, run.order(epoch)[start:stop], divisor)
-        run.loss_sum += loss_sum
-        for observer in observers:
-            observer.step(Observation(step, model, stop - start, lr, loss_sum))
-        run.clip(step)
-        run.optimizer.step()
-        run.average.after_step(step + 1)
-        if row_due := step + 1 in log_spaced or step + 1 in even:
-            row = run.row(step + 1, lr, evaluated=step + 1 in even)
-            if step + 1 == run.total and "diverged" not in row:
-                run.finish()
-            yield row
-            if "diverged" in row:
-                return
-        # Several ranks have a sum of losses each, so rank 0 can speak for all only where a row has just been written.
-        if checkpoint is not None and world.rank == 0 and (row_due or world.size == 1):
-            checkpoint.save_if_due(partial(run.state, step + 1))
+    with closing(run):
+        run.begin(checkpoint)
+        for step in range(run.first, run.total):
+            run.seed_torch(step)
+            epoch, start, stop = batch_bounds(step, examples, recipe)
+            lr = run.prepare(step)
+            loss_sum = run.gradient.compute(epoch, run.order(epoch)[start:stop], run.divisor(stop - start))
+            run.loss_sum += loss_sum
+            run.show(step, stop - start, lr, loss_sum)
+            run.clip(step)
+            run.optimizer.step()
+            run.average.after_step(step + 1)
+            if row_due := step + 1 in log_spaced or step + 1 in even:
+                row = run.row(step + 1, lr, evaluated=step + 1 in even)
+                if step + 1 == run.total and "diverged" not in row:
+                    run.finish()
+                yield row
+                if "diverged" in row:
+                    return
+            # Several ranks have a sum of losses each: rank 0 can speak for all only where a row was just written.
+            if checkpoint is not None and world.rank == 0 and (row_due or world.size == 1):
+                checkpoint.save_if_due(partial(run.state, step + 1))

@@ -17,7 +17,7 @@ from rebatch.distributed import World
 from rebatch.execution import Execution
 from rebatch.nn import add_weight_noise, convert_ghost_batch_norm, draw_batch_norm_scale
 from rebatch.nn.compiled import compiled
-from rebatch.observation import Observer
+from rebatch.observation import Observation, Observer
 from rebatch.optimizers import build_optimizer, set_lr
 from rebatch.recipe import Recipe, Sgd
 from rebatch.schedule import ROUNDING, lr_factor
@@ -94,6 +94,17 @@ class Run:
                 group["weight_decay"] = 0.0
         return lr
 
+    def divisor(self, examples: int) -> int:
+        """What the summed loss of a step of so many examples is divided by."""
+        return examples if self.recipe.loss_reduction == "mean" else 1
+
+    def show(self, step: int, examples: int, lr: float, loss: Tensor) -> None:
+        """Let the observers see the step's gradient."""
+        scale = examples / self.divisor(examples)
+        seen = Observation(step, self.model, examples, lr, loss, self.optimizer, self.world, scale)
+        for observer in self.observers:
+            observer.step(seen)
+
     def clip(self, step: int) -> None:
         """Bound the gradient's norm, or give it that norm, where the recipe says so."""
         recipe = self.recipe
@@ -139,6 +150,10 @@ class Run:
         """Leave the model with the weights that the run ends with: their average, where the recipe keeps one."""
         self.average.keep()
         self.world.broadcast(self.model.buffers())
+
+    def close(self) -> None:
+        """Leave the model as a plain one; also where the caller stops early."""
+        self.gradient.close()
 
     def _validation(self) -> Row:
         with self.average.in_place():
@@ -187,6 +202,7 @@ class Run:
         )
         return StepGradient(
             network,
+            self.model,
             self.loss,
             self.batches,
             self.cutting,
