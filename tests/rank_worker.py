@@ -1,16 +1,21 @@
 """What each process of `training/test_ranks.py` runs: a module of its own, which spawned processes can import."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+import rebatch
 from rebatch.averaging import Averaging, Ema, Lookahead
 from rebatch.distributed import World
+from rebatch.measure import NoiseScale
 from rebatch.nn import convert_ghost_batch_norm
 from rebatch.recipe import AdamW, Recipe
 from rebatch.training import Checkpointer, Row, evaluate, train
@@ -76,6 +81,38 @@ def resumed(world: World, folder: Path) -> tuple[list[Row], list[Row]]:
     return undisturbed, first + list(rows(Checkpointer(path, seconds=1e9)))
 
 
+def noise_scale(world: World) -> list[float]:
+    """Of a run in pieces of 4 examples: tr(Sigma), |G|^2 and how many steps had several pieces."""
+    observer = NoiseScale()
+    options: dict[str, Any] = {"execution": FLOAT64, "world": world, "micro_batch_size": 4, "observers": [observer]}
+    list(train(toy_model(), toy_splits(), RECIPE, seed=1, **options))
+    return numbers(observer.estimate())
+
+
+def watched(world: World) -> list[float]:
+    """A plain loop in two micro-batches of 5 on each rank; alone it does what both ranks do together."""
+    data, model = toy_splits().train, toy_model(norm=False)
+    several = DistributedDataParallel(model) if world.size > 1 else None
+    network = several or model
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    watch = rebatch.watch(network, optimizer, batch_size=20, measure=[NoiseScale()])
+    pieces = [torch.arange(start, start + 5) for start in (0, 5, 10, 15)]
+    own = pieces[2 * world.rank : 2 * world.rank + 2] if world.size > 1 else pieces
+    for step in range(3):
+        optimizer.zero_grad()
+        for number, piece in enumerate(own):
+            with several.no_sync() if several is not None and number == 0 else nullcontext():
+                loss = F.cross_entropy(network(data.inputs[piece + step]), data.targets[piece + step])
+                (loss / len(own)).backward()  # type: ignore[no-untyped-call]
+        watch.step()
+        optimizer.step()
+    return numbers(watch.summary()["noise_scale"])
+
+
+def numbers(found: Any) -> list[float]:
+    return [found.trace.estimate, found.square.estimate, found.steps]
+
+
 def rank_main(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=RANKS)
@@ -83,6 +120,8 @@ def rank_main(rank: int, folder: Path) -> None:
     outcomes = {case: run_case(world, **options(case)) for case in CASES}
     alike = [plain_batch_norm(world, averaging) for averaging in (None, Ema(decay=0.8), Lookahead())]
     rows = resumed(world, folder)
+    noise = [noise_scale(world), watched(world)]
     gathered = world.gather(torch.full((rank, 2), float(rank)))
-    torch.save({"outcomes": outcomes, "gathered": gathered, "plain": alike, "resumed": rows}, folder / f"rank{rank}.pt")
+    found = {"outcomes": outcomes, "gathered": gathered, "plain": alike, "resumed": rows, "noise": noise}
+    torch.save(found, folder / f"rank{rank}.pt")
     world.close()

@@ -15,6 +15,7 @@ from rebatch.transfer import transfer
 
 if TYPE_CHECKING:
     from rebatch import measure, nn, tasks
+    from rebatch.measure.watch import watch
     from rebatch.optimizers import build_optimizer, build_scheduler
     from rebatch.training import train
 
@@ -44,6 +45,7 @@ __all__ = [
     "tasks",
     "train",
     "transfer",
+    "watch",
     "write_recipe",
 ]
 
@@ -51,6 +53,7 @@ _LATER = {
     "build_optimizer": "rebatch.optimizers",
     "build_scheduler": "rebatch.optimizers",
     "train": "rebatch.training",
+    "watch": "rebatch.measure.watch",
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import spawn
 
-from rank_worker import CASES, RANKS, options, rank_main, run_case
+from rank_worker import CASES, RANKS, noise_scale, options, rank_main, run_case, watched
 from rebatch.distributed import World
 from toy import assert_same_state
 
@@ -47,3 +47,10 @@ def test_ranks_resume_bit_for_bit_dropout_included(ranks: list[dict[str, Any]]) 
     for rank in ranks:
         undisturbed, resumed = rank["resumed"]
         assert resumed == undisturbed
+
+
+def test_ranks_do_not_change_the_noise_scale(ranks: list[dict[str, Any]]) -> None:
+    for alone, at in ((noise_scale(World()), 0), (watched(World()), 1)):
+        for rank in ranks:
+            assert rank["noise"][at] == pytest.approx(alone, rel=1e-10)
+        assert alone[2] > 2

@@ -32,6 +32,7 @@ from rebatch.measure.landscape import (
     taylor_ratio,
     undisturbed,
 )
+from rebatch.measure.noise_scale import NoiseScale, NoiseScaleEstimate, estimate_noise_scale
 from rebatch.measure.random_walk import (
     flat_potential,
     fractional_potential,
@@ -39,6 +40,7 @@ from rebatch.measure.random_walk import (
     mean_square_distance,
     walk,
 )
+from rebatch.measure.watch import Summary, Watch
 from rebatch.measure.weight_distance import WeightDistance, weight_distance
 from rebatch.stability import edge, optimum, stable_lr, stable_lr_of, unstable
 
@@ -47,14 +49,19 @@ __all__ = [
     "Forgetting",
     "Landscape",
     "Moments",
+    "NoiseScale",
+    "NoiseScaleEstimate",
     "Replay",
     "Setting",
     "Spread",
+    "Summary",
+    "Watch",
     "WeightDistance",
     "batch_correlation",
     "covariance_trace",
     "cross_covariance_trace",
     "edge",
+    "estimate_noise_scale",
     "exact_cross_trace",
     "fit_alpha",
     "fit_decay",

@@ -1,0 +1,134 @@
+"""The gradient of a part of a batch, where the loop computes only that of the whole.
+
+The loop's own loss is not needed: its gradient in the model's outputs is known from the backward pass, and an example's
+share of it is its own row. So a part of the batch goes through the model once more, and back with these rows. Per-layer
+formulas would be cheaper for some layers and leave out others.
+
+Any share of the batch tells tr(Sigma) equally well (for Gaussian noise): the difference between a part's mean gradient
+and the rest's has the same distribution once it is divided by its own deviation. So the part may be small.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_leaves, tree_map
+
+from rebatch.batching import ghost_sizes
+from rebatch.errors import RequestError
+from rebatch.nn.ghost_batch_norm import GhostBatchNorm
+from rebatch.observation import Call, repeating, unseen
+
+
+class Split:
+    """A call of the model and the loss's gradient in its outputs, until the step is over."""
+
+    def __init__(self, model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
+        self._model, self._parameters = model, parameters
+        self._calls: list[Call] = []
+        self._output_gradients: dict[int, Tensor] = {}
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a call to repeat."""
+        return bool(self._calls)
+
+    @property
+    def drew(self) -> bool:
+        """Whether the model drew at random, as dropout does."""
+        return self._calls[0].drew
+
+    def call(self, call: Call) -> None:
+        """Remember a call, and what will come back to its outputs."""
+        self._calls.append(call)
+        for place, leaf in enumerate(_differentiable(call.output)):
+            leaf.register_hook(partial(self._output_gradients.__setitem__, place))  # type: ignore[no-untyped-call]
+
+    def part(self, examples: int, share: float) -> int | None:
+        """How many of the first examples are shown again: whole ghosts, about `share`; None if there is but one."""
+        ghosts = {layer.ghost_batch_size for layer in self._model.modules() if isinstance(layer, GhostBatchNorm)}
+        if len(ghosts) > 1:
+            return None
+        sizes = ghost_sizes(examples, ghosts.pop()) if ghosts else [1] * examples
+        if len(sizes) < 2:
+            return None
+        shown = min(max(1, round(share * len(sizes))), len(sizes) - 1)
+        return sum(sizes[:shown])
+
+    def difference(self, part: int, examples: int) -> list[Tensor]:
+        """h - (m/B) H for each parameter: h is the first m = `part` examples' share of the step's gradient H.
+
+        Where the model draws at random, all examples pass again with the same draws, else the part alone.
+
+        Raises:
+            RequestError: examples cannot be told apart in the call.
+        """
+        self._refuse(examples)
+        gradients = self._gradients(part, examples)
+        wholes = [parameter.grad for parameter in self._parameters]
+        pairs = zip(gradients, wholes, strict=True)
+        return [each if whole is None else each - (part / examples) * whole for each, whole in pairs]
+
+    def _gradients(self, part: int, examples: int) -> list[Tensor]:
+        call, device = self._calls[0], self._parameters[0].device
+        # Aliases of the weights, without the hooks, and copies of the buffers: running statistics stay as they are.
+        alias = {id(each): each.detach().requires_grad_() for each in self._parameters}
+        state: dict[str, Tensor] = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
+        state |= {name: alias[id(each)] for name, each in self._model.named_parameters() if id(each) in alias}
+        shown = examples if call.drew else part
+        args, kwargs = (tree_map(partial(_first, count=shown, of=examples), each) for each in (call.args, call.kwargs))
+        with torch.enable_grad(), unseen(), repeating(call.generators, device), _autocast(call):
+            output = functional_call(self._model, state, args, dict(kwargs))
+        leaves = _differentiable(output)
+        chosen = [(leaves[place], rows) for place, rows in self._output_gradients.items()]
+        return list(
+            torch.autograd.grad(
+                [leaf for leaf, _ in chosen],
+                [alias[id(each)] for each in self._parameters],
+                [_rows(rows, part, shown) for _, rows in chosen],
+                materialize_grads=True,
+            )
+        )
+
+    def _refuse(self, examples: int) -> None:
+        call, rows = self._calls[0], self._output_gradients.values()
+        if len(self._calls) > 1:
+            problem = f"the model was called {len(self._calls)} times for one backward pass"
+        elif call.compiled and call.drew:
+            problem = "the model is compiled and draws at random (dropout), which cannot be repeated"
+        elif not rows:
+            problem = "no gradient came back to the model's outputs"
+        elif any(each.dim() == 0 or len(each) != examples for each in rows):
+            problem = f"the model's outputs do not have one row for each of the {examples} examples"
+        else:
+            return
+        raise RequestError(
+            f"{problem}, so a step that is one piece has no noise scale; accumulate over at least 2 micro-batches"
+        )
+
+
+def _differentiable(output: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
+
+
+def _first(leaf: Any, *, count: int, of: int) -> Any:
+    """The first `count` rows of a tensor that has one for each of the `of` examples."""
+    is_batch = isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == of
+    return leaf[:count] if is_batch else leaf
+
+
+def _rows(rows: Tensor, part: int, shown: int) -> Tensor:
+    """What comes back to the outputs: the part's own rows, and nothing for the others that are shown."""
+    if shown == part:
+        return rows[:part]
+    masked = torch.zeros_like(rows)
+    masked[:part] = rows[:part]
+    return masked
+
+
+def _autocast(call: Call) -> AbstractContextManager[object]:
+    return nullcontext() if call.autocast is None else torch.autocast(*call.autocast)
