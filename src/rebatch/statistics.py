@@ -177,7 +177,7 @@ def positive_ratio(numerator: ArrayLike, denominator: ArrayLike, level: float = 
         raise ValueError(f"a ratio needs at least 2 pairs, got {len(above)} numerators and {len(below)} denominators")
     a, c = float(above.mean()), float(below.mean())
     t_squared = _student_quantile((1.0 - _require_level(level)) / 2.0, len(above) - 1.0) ** 2
-    (v_a, v_ac), (_, v_c) = t_squared * np.cov(above, below) / len(above)
+    (v_a, v_ac), (_, v_c) = (t_squared * np.cov(above, below) / len(above)).tolist()
     q2, half_q1, q0 = c**2 - v_c, a * c - v_ac, a**2 - v_a
     if (q0 > 0.0 and a < 0.0) or (q2 > 0.0 and c < 0.0):
         return None

@@ -43,3 +43,55 @@ def test_a_batch_too_large_to_see_forgetting_ends_in_one_line(
     write_recipe(TASKS["digits/mlp"].recipe.replace(batch_size=512), path)
     assert run(["measure", "limits", "--task", "digits", "--recipe", str(path)]) == 2
     assert "got 2 of batch_size 512; use a batch size of at most 128" in capsys.readouterr().err
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> str:
+    path = tmp_path / "plain.toml"
+    write_recipe(TASKS["digits/mlp-plain"].recipe.replace(budget=Epochs(4)), path)
+    return str(path)
+
+
+def test_the_noise_scale_along_a_run_is_a_table(plain: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["measure", "noise-scale", "--task", "digits/mlp-plain", "--recipe", plain, "--looks", "3"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["step", "examples", "train", "loss", "noise", "scale,", "95", "%", "interval"]
+    assert [row.split()[0] for row in rows] == ["43", "85", "128"]
+    assert all("steps" in row for row in rows)
+
+
+def test_the_noise_scale_as_one_json_document(plain: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--micro-batch-size", "8", "--looks", "2", "--json"]
+    assert run(["measure", "noise-scale", "--task", "digits/mlp-plain", "--recipe", plain, *options]) == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert captured.err == ""
+    assert [look["step"] for look in found["looks"]] == [64, 128]
+    assert found["looks"][0]["noise_scale"]["low"] > 0
+
+
+def test_a_model_with_batch_norm_has_no_noise_scale(short: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["measure", "noise-scale", "--task", "digits", "--recipe", short]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "couples the examples of a batch" in captured.err
+    assert "ghost_batch_size in the recipe" in captured.err
+    assert run(["measure", "noise-scale", "--task", "digits", "--recipe", short, "--norm", "l1"]) == 2
+    assert "--norm must be euclidean or adam, got 'l1'" in capsys.readouterr().err
+
+
+def test_the_critical_batch_size_is_printed_beside_the_noise_scale(
+    plain: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--batch-size", "16", "--batch-size", "64", "--seeds", "2", "--branch-steps", "30"]
+    command = ["measure", "critical-batch-size", "--task", "digits/mlp-plain", "--recipe", plain, *options]
+    assert run(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("branches start at step 26, validation loss ")
+    assert [line.split()[0] for line in lines[2:4]] == ["16", "64"]
+    assert lines[4].startswith("critical batch size  ")
+    assert lines[-1].startswith("noise scale          ")
+    assert run([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["branches"]) == 4
+    assert found["fit"]["runs"] == 4

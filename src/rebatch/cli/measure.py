@@ -1,18 +1,21 @@
 """`rebatch measure`: what batch size and learning rate do to a run, on a task of ours or of the user."""
 
 import math
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from rebatch.cli.options import DataDir, Json, TaskName
+from rebatch.cli.measure_critical import critical_batch_size
+from rebatch.cli.measure_noise import noise_scale
+from rebatch.cli.options import DataDir, Json, RecipeOption, Seed, TaskName, Threads
 
 if TYPE_CHECKING:
     from rebatch.statistics import Interval
     from rebatch.study.limits import Limits
 
 app = typer.Typer(help="Measure what batch size does to a run.", no_args_is_help=True, rich_markup_mode=None)
+app.command("noise-scale")(noise_scale)
+app.command("critical-batch-size")(critical_batch_size)
 
 SENTENCES = {
     "curvature": "Curvature limits the rate: doubling it breaks training. A larger batch would not bear more.",
@@ -22,19 +25,12 @@ SENTENCES = {
 }
 
 
-@app.callback()
-def group() -> None:
-    """A group even while it has one command."""
-
-
 @app.command("limits")
 def limits(
     task: TaskName,
-    recipe: Annotated[
-        Path | None, typer.Option("--recipe", help="A recipe file; the task's own if left out.", metavar="RECIPE.toml")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Initial weights, order and augmentation.", min=0)] = 0,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; torch's choice by default.", min=1)] = None,
+    recipe: RecipeOption = None,
+    seed: Seed = 0,
+    threads: Threads = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
@@ -42,24 +38,17 @@ def limits(
 
     Trains with the recipe until its high rate ends, which takes that part of a run and a little more.
     """
-    import torch
-
+    from rebatch.cli.measuring import chosen_run
     from rebatch.cli.output import note, say, write_json
-    from rebatch.recipe_file import read_recipe
     from rebatch.study.limits import high_rate_ends, measure_limits
-    from rebatch.tasks import find_task
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    found = find_task(task)
-    chosen = found.recipe if recipe is None else read_recipe(recipe).as_tuned()
-    steps = high_rate_ends(chosen, found.train)
-    data = found.data(seed, data_dir)
+    run = chosen_run(task, recipe, seed, threads, data_dir)
+    steps = high_rate_ends(run.recipe, len(run.data.train))
     if not json:
-        note(f"{found.name}: training {steps:,} steps of {chosen.batch_size}, then measuring")
-    measured = measure_limits(found.model(seed, data), data, chosen, seed=seed)
+        note(f"{run.name}: training {steps:,} steps of {run.recipe.batch_size}, then measuring")
+    measured = measure_limits(run.model, run.data, run.recipe, seed=seed)
     if json:
-        write_json(_document(found.name, seed, measured))
+        write_json(_document(run.name, seed, measured))
         return
     for name, value in _lines(measured):
         say(f"{name:<34} {value}")

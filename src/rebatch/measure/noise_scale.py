@@ -23,6 +23,11 @@ __all__ = ["NoiseScale", "NoiseScaleEstimate", "estimate_noise_scale"]
 
 Norm = Literal["euclidean", "adam"]
 
+
+class NoiseScaleError(RequestError):
+    """The model, or the way it is trained, has no noise scale; raised in the first step, before the weights move."""
+
+
 # Where the model draws at random (dropout), the whole batch is shown again instead of a part: so many times rarer.
 RARER = 8
 
@@ -187,7 +192,7 @@ class NoiseScale(Observer):
     def _of_split(self, observation: Observation) -> Tensor | None:
         batch, part = self._gradient_squares(), self._split.part(observation.examples, self._share)
         if part is None and self._steps == 0:
-            raise RequestError(
+            raise NoiseScaleError(
                 f"a step of {observation.examples} examples cannot be split for its noise scale: they are one ghost, "
                 "or layers have ghosts of several sizes; take a larger batch, or accumulate over micro-batches"
             )
@@ -257,9 +262,10 @@ class NoiseScale(Observer):
         ]
         several = observation.world.size > 1 or len(self._sizes) > 1
         if plain and not (several and self._allow):
-            raise RequestError(
+            raise NoiseScaleError(
                 f"batch norm ({plain[0]}) couples the examples of a batch, so its gradient is not the mean of "
-                "theirs and has no noise scale; convert_ghost_batch_norm(model, ghost_batch_size) makes it one"
+                "theirs and has no noise scale; ghost_batch_size in the recipe, or convert_ghost_batch_norm(model, "
+                "ghost_batch_size), makes it one"
                 + (", or NoiseScale(allow_batch_norm=True) measures the loss normalized in these pieces" * several)
             )
 

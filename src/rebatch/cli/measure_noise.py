@@ -1,0 +1,44 @@
+"""`rebatch measure noise-scale`: how the gradient noise scale grows along a run."""
+
+from typing import Annotated
+
+import typer
+
+from rebatch.cli.options import DataDir, Json, RecipeOption, Seed, TaskName, Threads
+
+
+def noise_scale(
+    task: TaskName,
+    recipe: RecipeOption = None,
+    looks: Annotated[int, typer.Option(help="Estimates, each over the steps since the last.", min=1)] = 10,
+    micro_batch_size: Annotated[
+        int | None, typer.Option(help="Measure from micro-batches of so many examples, instead of parts.", min=1)
+    ] = None,
+    norm: Annotated[str, typer.Option(help="euclidean, or adam: divided by Adam's own denominators.")] = "euclidean",
+    seed: Seed = 0,
+    threads: Threads = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Train with the recipe and print tr(Sigma)/|G|^2 on the way, with 95 % intervals."""
+    import msgspec
+
+    from rebatch.cli.measuring import chosen_run
+    from rebatch.cli.output import say, write_json
+    from rebatch.errors import RequestError
+    from rebatch.study.noise_along import noise_scale_along
+
+    if norm not in ("euclidean", "adam"):
+        raise RequestError(f"--norm must be euclidean or adam, got {norm!r}")
+    run = chosen_run(task, recipe, seed, threads, data_dir)
+    options = {"seed": seed, "looks": looks, "micro_batch_size": micro_batch_size, "norm": norm}
+    found = []
+    for look in noise_scale_along(run.model, run.data, run.recipe, **options):  # type: ignore[arg-type]
+        if not found and not json:
+            say(f"{'step':>8} {'examples':>10} {'train loss':>10}  noise scale, 95 % interval")
+        found.append(look)
+        if not json:
+            say(f"{look.step:>8,} {look.examples:>10,} {look.train_loss:>10.4g}  {look.noise_scale or 'too few steps'}")
+    if json:
+        looked = [msgspec.to_builtins(look) for look in found]
+        write_json(msgspec.json.encode({"task": run.name, "seed": seed, "norm": norm, "looks": looked}))

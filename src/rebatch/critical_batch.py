@@ -1,0 +1,110 @@
+"""From which batch size on do more examples per step stop buying fewer steps? A fit to runs that reach one loss.
+
+McCandlish et al. (2018, arXiv 1812.06162, equation 2.7): to reach a loss takes S steps and E = B S examples with
+
+    (S/S_min - 1)(E/E_min - 1) = 1,  so  S = S_min (1 + B_crit/B),  B_crit = E_min/S_min.
+
+At B_crit both are twice their least. SciPy is imported where it is first called: it takes longer to load than the rest.
+"""
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from rebatch.statistics import Interval
+
+Array = NDArray[np.float64]
+
+# B_crit is searched this far beyond the batch sizes that were run.
+BEYOND = 100.0
+GRID = 2_000
+
+
+class CriticalBatchSize(msgspec.Struct, frozen=True):
+    """The fitted hyperbola, each number with a 95 % interval; a bound is 0 or inf where the runs leave it open.
+
+    `scatter` is the standard deviation of ln S around the fit, `runs` how many runs it stands on.
+    """
+
+    batch_size: Interval
+    least_steps: Interval
+    least_examples: Interval
+    scatter: float
+    runs: int
+
+    def steps(self, batch_size: float) -> float:
+        """Steps to the same loss at another batch size.
+
+        >>> exact = Interval(0.0, 0.0, 0.0)
+        >>> fit = CriticalBatchSize(Interval(100.0, 90.0, 110.0), Interval(50.0, 48.0, 52.0), exact, 0.0, 4)
+        >>> fit.steps(100), fit.steps(1e9) < 50.1
+        (100.0, True)
+        """
+        return self.least_steps.estimate * (1.0 + self.batch_size.estimate / batch_size)
+
+    def examples(self, batch_size: float) -> float:
+        """Examples to the same loss at another batch size."""
+        return batch_size * self.steps(batch_size)
+
+    def __str__(self) -> str:
+        low, high = self.batch_size.low, self.batch_size.high
+        over = f"over {self.runs} runs"
+        if low == 0.0 and math.isinf(high):
+            return f"not resolved, {over}"
+        if math.isinf(high):
+            return f"at least {low:.3g}, {over}"
+        if low == 0.0:
+            return f"at most {high:.3g}, {over}"
+        return f"{self.batch_size.estimate:.3g}, {low:.3g} to {high:.3g}, {over}"
+
+
+def fit_critical_batch_size(
+    batch_sizes: Sequence[float], steps: Sequence[float], level: float = 0.95
+) -> CriticalBatchSize:
+    """Least squares of ln S = ln S_min + ln(1 + B_crit/B), so that every run counts by its relative error.
+
+    For each B_crit the best S_min is a mean, so only B_crit is searched. Each interval holds the values that some pair
+    (S_min, B_crit) has whose residuals an F test cannot tell from the best pair's (profile likelihood).
+
+    Args:
+        batch_sizes: B of each run, shape (R,); runs of one batch size differ by seed.
+        steps: S of each run, shape (R,).
+
+    Raises:
+        ValueError: fewer than three runs, or a single batch size.
+    """
+    from scipy.stats import f as f_distribution
+
+    b, s = np.asarray(batch_sizes, dtype=np.float64), np.log(np.asarray(steps, dtype=np.float64))
+    if b.shape != s.shape or b.ndim != 1 or len(b) < 3 or len(set(b)) < 2 or not np.isfinite(s).all():
+        raise ValueError(
+            "a critical batch size needs at least 3 runs that reached the loss, at 2 or more batch sizes, "
+            f"got {len(b)} runs at {len(set(b))}"
+        )
+    grid = np.geomspace(b.min() / BEYOND, b.max() * BEYOND, GRID)
+    residuals = s - np.log1p(grid[:, None] / b)
+    log_least = residuals.mean(axis=1)
+    rss = ((residuals - log_least[:, None]) ** 2).sum(axis=1)
+    best, freedom = int(rss.argmin()), len(b) - 2
+    # Rounding alone keeps the best pair acceptable where the fit is exact.
+    threshold = rss[best] * (1.0 + f_distribution.ppf(level, 1, freedom) / freedom) + 1e-12
+    accepted = rss <= threshold
+    reach = np.sqrt((threshold - rss[accepted]) / len(b))
+    low, high = log_least[accepted] - reach, log_least[accepted] + reach
+    ends = accepted[0], accepted[-1]
+    inside = grid[accepted]
+    least = math.exp(log_least[best])
+    return CriticalBatchSize(
+        Interval(float(grid[best]), 0.0 if ends[0] else float(inside[0]), math.inf if ends[1] else float(inside[-1])),
+        Interval(least, 0.0 if ends[1] else float(np.exp(low).min()), float(np.exp(high).max())),
+        Interval(
+            least * float(grid[best]),
+            0.0 if ends[0] else float((np.exp(low) * inside).min()),
+            float((np.exp(high) * inside).max()),
+        ),
+        math.sqrt(rss[best] / freedom),
+        len(b),
+    )

@@ -1,0 +1,218 @@
+"""The critical batch size, measured and not inferred: branches of one run at several batch sizes, to one loss.
+
+The noise scale is a proxy for it that holds where the loss is a quadratic of curvature like the identity (McCandlish et
+al., 2018, section 2); Zhang et al. (2025, arXiv 2505.23971) found it unreliable. So both are told, apart.
+"""
+
+import copy
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from torch import nn
+
+from rebatch.batching import total_steps
+from rebatch.critical_batch import CriticalBatchSize, fit_critical_batch_size
+from rebatch.data.sets import Splits
+from rebatch.errors import RequestError
+from rebatch.execution import Execution
+from rebatch.measure.noise_scale import NoiseScale, NoiseScaleError
+from rebatch.noise_scale import NoiseScaleEstimate
+from rebatch.recipe import Recipe, Steps
+from rebatch.schedule import Constant, DistanceDrop, Plateau
+from rebatch.training import Row, train
+
+# Each batch size tries rates on a grid of this ratio, from the square-root rule's on, until both neighbors of the best
+# are slower: all batch sizes get the same tuning.
+RATIO = 2.0
+MOST_RATES = 9
+# What a command tries if nothing else is asked for, in units of the recipe's batch size.
+KAPPAS = (0.25, 1.0, 4.0, 16.0)
+# A branch looks at its loss so many times on the way that the reference branch takes.
+LOOKS = 25
+# It is given up after so many times the steps (at a larger batch) or the examples (at a smaller one) of the reference.
+PATIENCE = 2.0
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One batch size at its best rate with one seed; `steps` is inf where the loss was not reached."""
+
+    batch_size: int
+    lr: float
+    seed: int
+    steps: float
+
+    @property
+    def examples(self) -> float:
+        """Until the loss was reached."""
+        return self.batch_size * self.steps
+
+
+@dataclass(frozen=True)
+class MeasuredCriticalBatch:
+    """Where the branches start, the loss that they go to, and what came out.
+
+    `fit` is None where fewer than three branches, or a single batch size, reached the loss; `noise_scale` is that of
+    the steps before, None (with the reason in `no_noise_scale`) for a model that has none.
+    """
+
+    step: int
+    loss: float
+    target: float
+    branches: tuple[Branch, ...]
+    fit: CriticalBatchSize | None
+    noise_scale: NoiseScaleEstimate | None
+    no_noise_scale: str = ""
+
+
+def measure_critical_batch_size(
+    model: nn.Module,
+    data: Splits,
+    recipe: Recipe,
+    *,
+    at: float,
+    batch_sizes: Sequence[int],
+    seeds: int = 3,
+    branch_steps: int | None = None,
+    seed: int = 0,
+    execution: Execution | None = None,
+    micro_batch_size: int | None = None,
+) -> MeasuredCriticalBatch:
+    """Train `model` by `recipe` to a share `at` of its steps, then branch at each of `batch_sizes`.
+
+    All branches start from the same weights with an empty momentum buffer, at a constant rate, each batch size at its
+    best rate on a grid of doublings. The loss to reach is the mean validation loss of branches at the recipe's own
+    batch size and rate after `branch_steps` steps (by default a tenth of the run). Trains `model` in place up to there.
+
+    Raises:
+        RequestError: a schedule that listens to the run, a share outside (0, 1), or a target that is no progress.
+    """
+    _refuse(recipe, at, batch_sizes)
+    execution = execution or Execution()
+    total = total_steps(recipe, len(data.train))
+    length = branch_steps or max(2 * LOOKS, total // 10)
+    noise, reason = NoiseScale(window=length, split_every=1), ""
+    options = {"seed": seed, "execution": execution, "micro_batch_size": micro_batch_size}
+    try:
+        row = _train_to(round(at * total), model, data, recipe, observers=[noise], **options)
+    except NoiseScaleError as error:
+        # The model is as it was: the observer refuses at the first step, before the weights move.
+        reason = str(error)
+        row = _train_to(round(at * total), model, data, recipe, **options)
+    runs = _Branches(model, data, recipe.with_lr(row["lr"]), length, seeds, execution, micro_batch_size)
+    target = runs.reference()
+    if not target < row["validation_loss"]:
+        raise RequestError(
+            f"after {length} more steps at a constant rate the validation loss is {target:.4g}, not below the "
+            f"{row['validation_loss']:.4g} before them, so there is no loss to reach; branch earlier (--at), or for "
+            "longer (--branch-steps)"
+        )
+    branches = tuple(branch for size in batch_sizes for branch in runs.best(size, target))
+    return MeasuredCriticalBatch(
+        step=int(row["step"]),
+        loss=row["validation_loss"],
+        target=target,
+        branches=branches,
+        fit=_fit(branches),
+        noise_scale=None if reason else noise.estimate(),
+        no_noise_scale=reason,
+    )
+
+
+def _train_to(step: int, model: nn.Module, data: Splits, recipe: Recipe, **options: Any) -> Row:
+    """The last row of the run before the first evaluation at or after `step`."""
+    for row in train(model, data, recipe, evaluations=100, **options):
+        if row["step"] >= step and "validation_loss" in row:
+            return row
+    raise AssertionError("the last row is evaluated")
+
+
+@dataclass(frozen=True)
+class _Branches:
+    """What all branches have in common; `recipe` has the rate of the moment."""
+
+    model: nn.Module
+    data: Splits
+    recipe: Recipe
+    length: int
+    seeds: int
+    execution: Execution
+    micro_batch_size: int | None
+
+    def reference(self) -> float:
+        """Mean validation loss at the end of branches with the recipe's own batch size and rate."""
+        ends = [list(self._losses(self.recipe, self.length, seed))[-1][1] for seed in range(self.seeds)]
+        return statistics.fmean(ends)
+
+    def best(self, size: int, target: float) -> list[Branch]:
+        """All seeds of the rate that reaches the target in the fewest steps, on average over the seeds."""
+        kappa = size / self.recipe.batch_size
+        center = self.recipe.optimizer.lr * math.sqrt(kappa)
+        tried: dict[int, list[Branch]] = {}
+
+        def mean_steps(place: int) -> float:
+            if place not in tried:
+                recipe = self.recipe.replace(batch_size=size).with_lr(center * RATIO**place)
+                taken = [self._steps_to(recipe, kappa, target, seed) for seed in range(self.seeds)]
+                tried[place] = [Branch(size, recipe.optimizer.lr, seed, steps) for seed, steps in enumerate(taken)]
+            return statistics.fmean(branch.steps for branch in tried[place])
+
+        best = 0
+        while len(tried) < MOST_RATES:
+            better = min((best, best + 1, best - 1), key=mean_steps)  # the first of equals
+            if better == best:
+                break
+            best = better
+        return tried[best]
+
+    def _steps_to(self, recipe: Recipe, kappa: float, target: float, seed: int) -> float:
+        """When the validation loss crosses `target`, between two looks; inf where the patience ends first."""
+        most = math.ceil(PATIENCE * self.length * max(1.0, 1.0 / kappa))
+        before = (0, math.inf)
+        for step, loss in self._losses(recipe, most, seed):
+            if loss <= target:
+                share = 1.0 if math.isinf(before[1]) else (before[1] - target) / (before[1] - loss)
+                return before[0] + share * (step - before[0])
+            before = (step, loss)
+        return math.inf
+
+    def _losses(self, recipe: Recipe, steps: int, seed: int) -> Iterator[tuple[int, float]]:
+        """(Steps, validation loss) on the way; ends early where the run diverges."""
+        branch = branch_recipe(recipe, steps)
+        looks = math.ceil(LOOKS * steps / self.length) if steps > self.length else LOOKS
+        copied, execution, micro = copy.deepcopy(self.model), self.execution, self.micro_batch_size
+        seed += 1  # the run itself had 0
+        for row in train(
+            copied, self.data, branch, seed=seed, execution=execution, evaluations=looks, micro_batch_size=micro
+        ):
+            if "diverged" in row:
+                return
+            if "validation_loss" in row:
+                yield int(row["step"]), row["validation_loss"]
+
+
+def branch_recipe(recipe: Recipe, steps: int) -> Recipe:
+    """At a constant rate, and without what a recipe does to a fresh model or at the start of an epoch."""
+    defects = msgspec.structs.replace(recipe.defects, batch_norm_scale="ones", reset_momentum_epochs=None)
+    return recipe.replace(schedule=Constant(), budget=Steps(steps), defects=defects)
+
+
+def _fit(branches: Sequence[Branch]) -> CriticalBatchSize | None:
+    reached = [branch for branch in branches if math.isfinite(branch.steps)]
+    if len(reached) < 3 or len({branch.batch_size for branch in reached}) < 2:
+        return None
+    return fit_critical_batch_size([each.batch_size for each in reached], [each.steps for each in reached])
+
+
+def _refuse(recipe: Recipe, at: float, batch_sizes: Sequence[int]) -> None:
+    if isinstance(recipe.schedule, Plateau | DistanceDrop):
+        kind = recipe.schedule.__struct_config__.tag
+        raise RequestError(f"branches need a schedule that is a function of progress, got {kind!r}; use another")
+    if not 0.0 < at < 1.0:
+        raise RequestError(f"the share of the run at which it branches must lie between 0 and 1, got {at}")
+    if len(set(batch_sizes)) < 2 or min(batch_sizes) < 1:
+        raise RequestError(f"branches need at least 2 batch sizes of 1 or more, got {list(batch_sizes)}")

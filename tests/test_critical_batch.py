@@ -1,0 +1,64 @@
+"""The hyperbola of steps and examples: known answers, coverage, open ends."""
+
+import math
+
+import numpy as np
+import pytest
+
+from rebatch.critical_batch import fit_critical_batch_size
+from rebatch.statistics import Interval
+
+SIZES = [16, 16, 64, 64, 256, 256, 1024, 1024]
+
+
+def steps_at(sizes: list[int], critical: float, least: float, scatter: float, rng: np.random.Generator) -> list[float]:
+    return [least * (1 + critical / size) * math.exp(scatter * rng.standard_normal()) for size in sizes]
+
+
+def test_exact_steps_give_the_exact_answer() -> None:
+    fit = fit_critical_batch_size(SIZES, steps_at(SIZES, 150, 70, 0.0, np.random.default_rng(0)))
+    assert fit.batch_size.estimate == pytest.approx(150, rel=0.01)
+    assert fit.least_steps.estimate == pytest.approx(70, rel=0.01)
+    assert fit.least_examples.estimate == pytest.approx(150 * 70, rel=0.01)
+    # Both are twice their least there.
+    assert fit.steps(fit.batch_size.estimate) == pytest.approx(140, rel=0.01)
+    assert fit.examples(fit.batch_size.estimate) == pytest.approx(2 * 150 * 70, rel=0.01)
+
+
+@pytest.mark.parametrize("critical", [60.0, 400.0])
+def test_intervals_cover_their_level(critical: float) -> None:
+    rng, repeats = np.random.default_rng(1), 400
+    hits = {"batch_size": 0, "least_steps": 0, "least_examples": 0}
+    truth = {"batch_size": critical, "least_steps": 50.0, "least_examples": 50.0 * critical}
+    for _ in range(repeats):
+        fit = fit_critical_batch_size(SIZES, steps_at(SIZES, critical, 50.0, 0.1, rng))
+        for name, value in truth.items():
+            found: Interval = getattr(fit, name)
+            hits[name] += found.low <= value <= found.high
+    for name in hits:
+        assert abs(hits[name] - 0.95 * repeats) / math.sqrt(repeats * 0.95 * 0.05) < 4, (name, hits)
+
+
+def test_sizes_on_one_side_of_the_bend_leave_an_end_open() -> None:
+    rng = np.random.default_rng(2)
+    far_below = fit_critical_batch_size(SIZES, steps_at(SIZES, 1e6, 1.0, 0.1, rng))
+    assert math.isinf(far_below.batch_size.high)
+    assert far_below.least_steps.low == 0.0
+    assert str(far_below).startswith("at least ")
+    far_above = fit_critical_batch_size(SIZES, steps_at(SIZES, 0.1, 100.0, 0.1, rng))
+    assert far_above.batch_size.low == 0.0
+    assert str(far_above).startswith("at most ")
+    resolved = fit_critical_batch_size(SIZES, steps_at(SIZES, 100, 100.0, 0.1, rng))
+    assert str(resolved) == (
+        f"{resolved.batch_size.estimate:.3g}, {resolved.batch_size.low:.3g} to {resolved.batch_size.high:.3g}, "
+        "over 8 runs"
+    )
+
+
+def test_too_few_runs_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 3 runs that reached the loss, at 2 or more batch sizes, got 2 runs"):
+        fit_critical_batch_size([1, 2], [10, 5])
+    with pytest.raises(ValueError, match="got 3 runs at 1"):
+        fit_critical_batch_size([8, 8, 8], [10, 11, 12])
+    with pytest.raises(ValueError, match="that reached the loss"):
+        fit_critical_batch_size([8, 16, 32], [10, math.inf, 12])
