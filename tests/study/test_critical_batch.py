@@ -1,8 +1,6 @@
 """Branches of one run at several batch sizes."""
 
 import copy
-import math
-from itertools import product
 
 import pytest
 import torch
