@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import rebatch
-from rebatch.cli import data, measure, recipe, report, study, train, transfer
+from rebatch.cli import advise, data, measure, recipe, report, study, train, transfer
 from rebatch.errors import RequestError, RunError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("train")(train.train)
 app.command("report")(report.report)
 app.add_typer(study.app, name="study")
 app.add_typer(measure.app, name="measure")
+app.command("advise")(advise.advise)
 app.add_typer(data.app, name="data")
 
 

@@ -7,6 +7,7 @@ import typer
 
 from rebatch.cli.measure_critical import critical_batch_size
 from rebatch.cli.measure_noise import noise_scale
+from rebatch.cli.measure_throughput import throughput
 from rebatch.cli.options import DataDir, Json, RecipeOption, Seed, TaskName, Threads
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Measure what batch size does to a run.", no_args_is_help=True, rich_markup_mode=None)
 app.command("noise-scale")(noise_scale)
 app.command("critical-batch-size")(critical_batch_size)
+app.command("throughput")(throughput)
 
 SENTENCES = {
     "curvature": "Curvature limits the rate: doubling it breaks training. A larger batch would not bear more.",
