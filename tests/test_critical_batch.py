@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from rebatch.critical_batch import fit_critical_batch_size
+from rebatch.critical_batch import drawn_steps, fit_critical_batch_size
 from rebatch.statistics import Interval
 
 SIZES = [16, 16, 64, 64, 256, 256, 1024, 1024]
@@ -62,3 +62,24 @@ def test_too_few_runs_are_refused() -> None:
         fit_critical_batch_size([8, 8, 8], [10, 11, 12])
     with pytest.raises(ValueError, match="that reached the loss"):
         fit_critical_batch_size([8, 16, 32], [10, math.inf, 12])
+
+
+def test_drawn_steps_scatter_as_the_fits_of_repeated_runs_do() -> None:
+    rng, at = np.random.default_rng(3), [32, 512]
+    repeated = np.array(
+        [
+            [fit.steps(size) for size in at]
+            for fit in (fit_critical_batch_size(SIZES, steps_at(SIZES, 150, 70, 0.1, rng)) for _ in range(300))
+        ]
+    )
+    spreads = []
+    for _ in range(20):
+        drawn = drawn_steps(SIZES, steps_at(SIZES, 150, 70, 0.1, rng), at, draws=300, seed=0)
+        spreads.append(np.log(drawn).std(axis=0))
+    np.testing.assert_allclose(np.mean(spreads, axis=0), np.log(repeated).std(axis=0), rtol=0.2)
+
+
+def test_drawn_steps_of_exact_runs_are_the_fit() -> None:
+    steps = steps_at(SIZES, 150, 70, 0.0, np.random.default_rng(0))
+    drawn = drawn_steps(SIZES, steps, [150], draws=5, seed=0)
+    np.testing.assert_allclose(drawn, 140, rtol=0.01)

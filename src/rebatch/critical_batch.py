@@ -78,14 +78,9 @@ def fit_critical_batch_size(
     """
     from scipy.stats import f as f_distribution
 
-    b, s = np.asarray(batch_sizes, dtype=np.float64), np.log(np.asarray(steps, dtype=np.float64))
-    if b.shape != s.shape or b.ndim != 1 or len(b) < 3 or len(set(b)) < 2 or not np.isfinite(s).all():
-        raise ValueError(
-            "a critical batch size needs at least 3 runs that reached the loss, at 2 or more batch sizes, "
-            f"got {len(b)} runs at {len(set(b))}"
-        )
-    grid = np.geomspace(b.min() / BEYOND, b.max() * BEYOND, GRID)
-    residuals = s - np.log1p(grid[:, None] / b)
+    b, s = _runs(batch_sizes, steps)
+    grid, bends = _grid(b)
+    residuals = s - bends
     log_least = residuals.mean(axis=1)
     rss = ((residuals - log_least[:, None]) ** 2).sum(axis=1)
     best, freedom = int(rss.argmin()), len(b) - 2
@@ -108,3 +103,40 @@ def fit_critical_batch_size(
         math.sqrt(rss[best] / freedom),
         len(b),
     )
+
+
+def drawn_steps(
+    batch_sizes: Sequence[float], steps: Sequence[float], at: Sequence[float], *, draws: int, seed: int
+) -> Array:
+    """Steps at the batch sizes `at`, shape (draws, len(at)), as far as the runs leave them open: parametric bootstrap.
+
+    Each draw is a fit to steps that scatter around the best fit as the runs do.
+    """
+    b, _ = _runs(batch_sizes, steps)
+    fit = fit_critical_batch_size(batch_sizes, steps)
+    grid, bends = _grid(b)
+    center = np.log([fit.steps(size) for size in b])
+    drawn = center + fit.scatter * np.random.default_rng(seed).standard_normal((draws, len(b)))
+    # The sum of squares around the mean of (drawn - bends), for all draws and grid points at once.
+    own = bends - bends.mean(axis=1, keepdims=True)
+    rss = (own**2).sum(axis=1) - 2.0 * (drawn - drawn.mean(axis=1, keepdims=True)) @ own.T
+    best = rss.argmin(axis=1)
+    log_least = (drawn - bends[best]).mean(axis=1)
+    return np.asarray(np.exp(log_least[:, None]) * (1.0 + grid[best][:, None] / np.asarray(at, dtype=np.float64)))
+
+
+def _runs(batch_sizes: Sequence[float], steps: Sequence[float]) -> tuple[Array, Array]:
+    """B and ln S."""
+    b, s = np.asarray(batch_sizes, dtype=np.float64), np.log(np.asarray(steps, dtype=np.float64))
+    if b.shape != s.shape or b.ndim != 1 or len(b) < 3 or len(set(b)) < 2 or not np.isfinite(s).all():
+        raise ValueError(
+            "a critical batch size needs at least 3 runs that reached the loss, at 2 or more batch sizes, "
+            f"got {len(b)} runs at {len(set(b))}"
+        )
+    return b, s
+
+
+def _grid(b: Array) -> tuple[Array, Array]:
+    """Values of B_crit to try, (G,), and ln(1 + B_crit/B) of each run, (G, R)."""
+    grid = np.geomspace(b.min() / BEYOND, b.max() * BEYOND, GRID)
+    return grid, np.log1p(grid[:, None] / b)

@@ -1,13 +1,14 @@
 """Branches of one run at several batch sizes."""
 
 import copy
+import math
 
 import pytest
 import torch
 
 from rebatch import RequestError
 from rebatch.recipe import Defects, Epochs, Recipe, Sgd, Steps
-from rebatch.schedule import Constant, Plateau
+from rebatch.schedule import Constant, Cosine, Plateau
 from rebatch.study.critical_batch import branch_recipe, measure_critical_batch_size
 from rebatch.tasks import TASKS
 from toy import assert_same_state, state_of
@@ -35,6 +36,16 @@ def test_branches_tell_steps_and_examples_beside_the_noise_scale() -> None:
     assert found.fit.runs == 6
     assert found.noise_scale is not None
     assert found.noise_scale.steps > 10
+
+
+def test_branches_from_a_fresh_model_start_at_the_recipes_own_rate() -> None:
+    recipe = TASK.recipe.replace(schedule=Cosine(warmup=0.1))
+    found = measure_critical_batch_size(
+        TASK.model(0, DATA), DATA, recipe, at=0.0, batch_sizes=(16, 32), seeds=1, branch_steps=30
+    )
+    assert (found.step, found.lr) == (0, recipe.optimizer.lr)
+    assert found.loss == pytest.approx(math.log(10), abs=0.2)
+    assert found.no_noise_scale == "the model is fresh"
 
 
 def test_the_model_is_left_where_it_branches() -> None:
@@ -71,7 +82,7 @@ def test_what_cannot_be_branched_is_refused() -> None:
             copy.deepcopy(model), DATA, recipe, at=at, batch_sizes=batch_sizes, seeds=1, branch_steps=2
         )
 
-    with pytest.raises(RequestError, match=r"between 0 and 1, got 1\.5"):
+    with pytest.raises(RequestError, match=r"in \[0, 1\), got 1\.5"):
         measure(at=1.5)
     with pytest.raises(RequestError, match=r"at least 2 batch sizes of 1 or more, got \[32\]"):
         measure(batch_sizes=(32,))

@@ -17,13 +17,15 @@ from torch import nn
 from rebatch.batching import total_steps
 from rebatch.critical_batch import CriticalBatchSize, fit_critical_batch_size
 from rebatch.data.sets import Splits
+from rebatch.distributed import World
 from rebatch.errors import RequestError
 from rebatch.execution import Execution
 from rebatch.measure.noise_scale import NoiseScale, NoiseScaleError
 from rebatch.noise_scale import NoiseScaleEstimate
 from rebatch.recipe import Recipe, Steps
 from rebatch.schedule import Constant, DistanceDrop, Plateau
-from rebatch.training import Row, train
+from rebatch.training import Row, evaluate, train
+from rebatch.training.run import place
 
 # Each batch size tries rates on a grid of this ratio, from the square-root rule's on, until both neighbors of the best
 # are slower: all batch sizes get the same tuning.
@@ -31,8 +33,8 @@ RATIO = 2.0
 MOST_RATES = 9
 # What a command tries if nothing else is asked for, in units of the recipe's batch size.
 KAPPAS = (0.25, 1.0, 4.0, 16.0)
-# A branch looks at its loss so many times on the way that the reference branch takes.
-LOOKS = 25
+# The reference branch takes at least so many steps.
+LEAST_STEPS = 50
 # It is given up after so many times the steps (at a larger batch) or the examples (at a smaller one) of the reference.
 PATIENCE = 2.0
 
@@ -54,15 +56,19 @@ class Branch:
 
 @dataclass(frozen=True)
 class MeasuredCriticalBatch:
-    """Where the branches start, the loss that they go to, and what came out.
+    """Where the branches start and at which rate, the loss that they go to, and what came out.
+
+    `reference_steps` is what the recipe's own batch size and rate take to it, by definition.
 
     `fit` is None where fewer than three branches, or a single batch size, reached the loss; `noise_scale` is that of
     the steps before, None (with the reason in `no_noise_scale`) for a model that has none.
     """
 
     step: int
+    lr: float
     loss: float
     target: float
+    reference_steps: int
     branches: tuple[Branch, ...]
     fit: CriticalBatchSize | None
     noise_scale: NoiseScaleEstimate | None
@@ -82,45 +88,79 @@ def measure_critical_batch_size(
     execution: Execution | None = None,
     micro_batch_size: int | None = None,
 ) -> MeasuredCriticalBatch:
-    """Train `model` by `recipe` to a share `at` of its steps, then branch at each of `batch_sizes`.
+    """Train `model` by `recipe` to a share `at` of its steps (none for 0), then branch at each of `batch_sizes`.
 
     All branches start from the same weights with an empty momentum buffer, at a constant rate, each batch size at its
     best rate on a grid of doublings. The loss to reach is the mean validation loss of branches at the recipe's own
     batch size and rate after `branch_steps` steps (by default a tenth of the run). Trains `model` in place up to there.
 
     Raises:
-        RequestError: a schedule that listens to the run, a share outside (0, 1), or a target that is no progress.
+        RequestError: a schedule that listens to the run, a share outside [0, 1), or a target that is no progress.
     """
     _refuse(recipe, at, batch_sizes)
     execution = execution or Execution()
     total = total_steps(recipe, len(data.train))
-    length = branch_steps or max(2 * LOOKS, total // 10)
-    noise, reason = NoiseScale(window=length, split_every=1), ""
-    options = {"seed": seed, "execution": execution, "micro_batch_size": micro_batch_size}
-    try:
-        row = _train_to(round(at * total), model, data, recipe, observers=[noise], **options)
-    except NoiseScaleError as error:
-        # The model is as it was: the observer refuses at the first step, before the weights move.
-        reason = str(error)
-        row = _train_to(round(at * total), model, data, recipe, **options)
-    runs = _Branches(model, data, recipe.with_lr(row["lr"]), length, seeds, execution, micro_batch_size)
+    length = branch_steps or max(LEAST_STEPS, total // 10)
+    start = _start(model, data, recipe, round(at * total), length, seed, execution, micro_batch_size)
+    loss = start.loss
+    runs = _Branches(model, data, recipe.with_lr(start.lr), loss, length, seeds, execution, micro_batch_size)
     target = runs.reference()
-    if not target < row["validation_loss"]:
+    if not target < loss:
         raise RequestError(
             f"after {length} more steps at a constant rate the validation loss is {target:.4g}, not below the "
-            f"{row['validation_loss']:.4g} before them, so there is no loss to reach; branch earlier (--at), or for "
+            f"{loss:.4g} before them, so there is no loss to reach; branch earlier (--at), or for "
             "longer (--branch-steps)"
         )
     branches = tuple(branch for size in batch_sizes for branch in runs.best(size, target))
     return MeasuredCriticalBatch(
-        step=int(row["step"]),
-        loss=row["validation_loss"],
+        step=start.step,
+        lr=start.lr,
+        loss=loss,
         target=target,
+        reference_steps=length,
         branches=branches,
         fit=_fit(branches),
-        noise_scale=None if reason else noise.estimate(),
-        no_noise_scale=reason,
+        noise_scale=start.noise_scale,
+        no_noise_scale=start.no_noise_scale,
     )
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where branches start."""
+
+    step: int
+    lr: float
+    loss: float
+    noise_scale: NoiseScaleEstimate | None
+    no_noise_scale: str
+
+
+def _start(
+    model: nn.Module,
+    data: Splits,
+    recipe: Recipe,
+    step: int,
+    window: int,
+    seed: int,
+    execution: Execution,
+    micro_batch_size: int | None,
+) -> _Start:
+    """Train up to `step`, with the noise scale of the last `window` steps; a fresh model has the recipe's own rate."""
+    if step == 0:
+        place(model, recipe, seed, execution, World())
+        loss = validation_loss(model, data, execution)
+        return _Start(0, recipe.optimizer.lr, loss, None, "the model is fresh")
+    noise, reason = NoiseScale(window=window, split_every=1), ""
+    options = {"seed": seed, "execution": execution, "micro_batch_size": micro_batch_size}
+    try:
+        row = _train_to(step, model, data, recipe, observers=[noise], **options)
+    except NoiseScaleError as error:
+        # The model is as it was: the observer refuses at the first step, before the weights move.
+        reason = str(error)
+        row = _train_to(step, model, data, recipe, **options)
+    found = None if reason else noise.estimate()
+    return _Start(int(row["step"]), row["lr"], row["validation_loss"], found, reason)
 
 
 def _train_to(step: int, model: nn.Module, data: Splits, recipe: Recipe, **options: Any) -> Row:
@@ -138,6 +178,7 @@ class _Branches:
     model: nn.Module
     data: Splits
     recipe: Recipe
+    loss: float
     length: int
     seeds: int
     execution: Execution
@@ -172,27 +213,30 @@ class _Branches:
     def _steps_to(self, recipe: Recipe, kappa: float, target: float, seed: int) -> float:
         """When the validation loss crosses `target`, between two looks; inf where the patience ends first."""
         most = math.ceil(PATIENCE * self.length * max(1.0, 1.0 / kappa))
-        before = (0, math.inf)
+        before = (0, self.loss)
         for step, loss in self._losses(recipe, most, seed):
             if loss <= target:
-                share = 1.0 if math.isinf(before[1]) else (before[1] - target) / (before[1] - loss)
-                return before[0] + share * (step - before[0])
+                return before[0] + (before[1] - target) / (before[1] - loss) * (step - before[0])
             before = (step, loss)
         return math.inf
 
     def _losses(self, recipe: Recipe, steps: int, seed: int) -> Iterator[tuple[int, float]]:
-        """(Steps, validation loss) on the way; ends early where the run diverges."""
-        branch = branch_recipe(recipe, steps)
-        looks = math.ceil(LOOKS * steps / self.length) if steps > self.length else LOOKS
-        copied, execution, micro = copy.deepcopy(self.model), self.execution, self.micro_batch_size
-        seed += 1  # the run itself had 0
-        for row in train(
-            copied, self.data, branch, seed=seed, execution=execution, evaluations=looks, micro_batch_size=micro
-        ):
+        """(Steps, validation loss), four looks an octave: a large batch may be there after a few steps.
+
+        Ends early where the run diverges.
+        """
+        copied, execution = copy.deepcopy(self.model), self.execution
+        # The run itself had another seed.
+        options = {"seed": seed + 1, "execution": execution, "micro_batch_size": self.micro_batch_size}
+        for row in train(copied, self.data, branch_recipe(recipe, steps), evaluations=1, **options):  # type: ignore[arg-type]
             if "diverged" in row:
                 return
-            if "validation_loss" in row:
-                yield int(row["step"]), row["validation_loss"]
+            yield int(row["step"]), validation_loss(copied, self.data, execution)
+
+
+def validation_loss(model: nn.Module, data: Splits, execution: Execution) -> float:
+    """Mean over the validation split."""
+    return evaluate(model, data.validation, data.normalize, views=data.views, execution=execution).loss
 
 
 def branch_recipe(recipe: Recipe, steps: int) -> Recipe:
@@ -212,7 +256,7 @@ def _refuse(recipe: Recipe, at: float, batch_sizes: Sequence[int]) -> None:
     if isinstance(recipe.schedule, Plateau | DistanceDrop):
         kind = recipe.schedule.__struct_config__.tag
         raise RequestError(f"branches need a schedule that is a function of progress, got {kind!r}; use another")
-    if not 0.0 < at < 1.0:
-        raise RequestError(f"the share of the run at which it branches must lie between 0 and 1, got {at}")
+    if not 0.0 <= at < 1.0:
+        raise RequestError(f"the share of the run at which it branches must lie in [0, 1), got {at}")
     if len(set(batch_sizes)) < 2 or min(batch_sizes) < 1:
         raise RequestError(f"branches need at least 2 batch sizes of 1 or more, got {list(batch_sizes)}")
