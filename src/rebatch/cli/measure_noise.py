@@ -1,10 +1,13 @@
 """`rebatch measure noise-scale`: how the gradient noise scale grows along a run."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rebatch.cli.options import DataDir, Json, RecipeOption, Seed, TaskName, Threads
+
+if TYPE_CHECKING:
+    from rebatch.study.noise_along import Look
 
 
 def noise_scale(
@@ -32,7 +35,7 @@ def noise_scale(
         raise RequestError(f"--norm must be euclidean or adam, got {norm!r}")
     run = chosen_run(task, recipe, seed, threads, data_dir)
     options = {"seed": seed, "looks": looks, "micro_batch_size": micro_batch_size, "norm": norm}
-    found = []
+    found: list[Look] = []
     for look in noise_scale_along(run.model, run.data, run.recipe, **options):  # type: ignore[arg-type]
         if not found and not json:
             say(f"{'step':>8} {'examples':>10} {'train loss':>10}  noise scale, 95 % interval")
