@@ -30,12 +30,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rebatch
-from rebatch.measure import NoiseScale, WeightDistance
+from rebatch.measure import Curvature, NoiseScale, WeightDistance
 from rebatch.study.environment import environment
 
 BATCH, MICRO = 128, 32
 # A block is this many steps; blocks of the two loops take turns so often.
-STEPS, REPEATS = 8, 5
+STEPS, REPEATS = 10, 15
+# Curvature is compared in blocks with one look each.
+LOOK_EVERY = 100
+CURVATURE = "ours, curvature every 100 steps"
 
 Step = Callable[[], None]
 
@@ -83,6 +86,13 @@ def loop(
 def both(model: nn.Module, optimizer: torch.optim.Optimizer) -> rebatch.measure.Watch:
     """Noise scale and weight distance."""
     return rebatch.watch(model, optimizer, batch_size=BATCH, measure=[NoiseScale(), WeightDistance()])
+
+
+def curvature(model: nn.Module, optimizer: torch.optim.Optimizer) -> rebatch.measure.Watch:
+    """The top eigenvalue of a quarter of the batch, every 100 steps."""
+    inputs, targets = (each[: BATCH // 4] for each in images())
+    looking = Curvature(lambda model: F.cross_entropy(model(inputs), targets), every=LOOK_EVERY)
+    return rebatch.watch(model, optimizer, batch_size=BATCH, measure=[looking])
 
 
 def backpack() -> Step:
@@ -135,20 +145,20 @@ def cockpit(preset: str) -> Step:
     return step
 
 
-def seconds(step: Step) -> float:
+def seconds(step: Step, steps: int) -> float:
     start = time.process_time()
-    for _ in range(STEPS):
+    for _ in range(steps):
         step()
     return time.process_time() - start
 
 
-def compare(measured: Step, plain: Step) -> dict[str, float]:
+def compare(measured: Step, plain: Step, steps: int, repeats: int) -> dict[str, float]:
     """Time with measuring over time without, in blocks that take turns."""
-    seconds(measured), seconds(plain)  # both are warm
+    seconds(measured, steps), seconds(plain, steps)  # both are warm, and the first look at curvature is over
     ratios, times = [], []
-    for repeat in range(REPEATS):
+    for repeat in range(repeats):
         ways = {"measured": measured, "plain": plain}
-        timed = {name: seconds(ways[name]) for name in (ways if repeat % 2 else reversed(ways))}
+        timed = {name: seconds(ways[name], steps) for name in (ways if repeat % 2 else reversed(ways))}
         ratios.append(timed["measured"] / timed["plain"])
         times.append(timed["plain"])
     low, middle, high = statistics.quantiles(ratios, n=4)
@@ -156,7 +166,7 @@ def compare(measured: Step, plain: Step) -> dict[str, float]:
         "ratio": middle,
         "ratio_low_quartile": low,
         "ratio_high_quartile": high,
-        "milliseconds_plain": 1e3 * statistics.median(times) / STEPS,
+        "milliseconds_plain": 1e3 * statistics.median(times) / steps,
     }
 
 
@@ -166,6 +176,7 @@ def cases() -> dict[str, tuple[Callable[[], Step], Callable[[], Step]]]:
         f"ours, {BATCH // MICRO} micro-batches": (lambda: loop(MICRO, both), lambda: loop(MICRO, None)),
         "ours, whole batches": (lambda: loop(BATCH, both), lambda: loop(BATCH, None)),
     }
+    found[CURVATURE] = (lambda: loop(BATCH, curvature), lambda: loop(BATCH, None))
     if find_spec("backpack") is not None:
         found["BackPACK, squared norms of examples"] = (backpack, lambda: loop(BATCH, None))
     if find_spec("cockpit") is not None:
@@ -182,7 +193,8 @@ def main() -> None:
     warnings.simplefilter("ignore")  # the peers' own
     table: dict[str, Any] = {}
     for name, (measured, plain) in cases().items():
-        table[name] = row = compare(measured(), plain())
+        steps, repeats = (LOOK_EVERY, 7) if name == CURVATURE else (STEPS, REPEATS)
+        table[name] = row = compare(measured(), plain(), steps, repeats)
         print(
             f"{name:<36} {row['ratio']:.3f} times the plain step of {row['milliseconds_plain']:.1f} ms, "
             f"quartiles {row['ratio_low_quartile']:.3f} and {row['ratio_high_quartile']:.3f}",
@@ -190,7 +202,7 @@ def main() -> None:
         )
     if output is not None:
         about = {"command": f"python benchmarks/measure.py --output {output}", "threads": 1, "seed": 0}
-        limits = {"accumulation or ranks": 1.05, "whole batches": 1.10}
+        limits = {"accumulation or ranks": 1.05, "whole batches": 1.10, "curvature": 1.05}
         output.parent.mkdir(parents=True, exist_ok=True)
         document = {**about, **environment(), "limits": limits, "steps": STEPS, "repeats": REPEATS, "cases": table}
         output.write_text(json.dumps(document, indent=2) + "\n")

@@ -46,6 +46,20 @@ def stable_lr(eigenvalue: float, momentum: float = 0.0, *, nesterov: bool = Fals
     return 2.0 * (1.0 + momentum) / ((1.0 + 2.0 * momentum if nesterov else 1.0) * eigenvalue)
 
 
+def adam_stable_lr(eigenvalue: float, beta1: float = 0.9) -> float:
+    """The learning rate above which Adam diverges on a quadratic, its preconditioner P held fixed.
+
+    `eigenvalue` is the largest of P^-1/2 H P^-1/2, with P = sqrt(v) + eps: Adam is then a heavy ball whose new gradient
+    weighs 1 - beta1, which is stable below (2 + 2 beta1) / ((1 - beta1) eigenvalue) (Cohen et al., 2022, arXiv
+    2207.14484: training at a constant rate comes to that edge, eigenvalue = 38/lr, and stays). The same holds for
+    AdamW. For RMSprop, whose momentum takes gradients whole, the limit is `stable_lr` at that eigenvalue.
+
+    >>> round(adam_stable_lr(1.0), 6), round(adam_stable_lr(4.0, 0.0), 6)
+    (38.0, 0.5)
+    """
+    return stable_lr(eigenvalue, beta1) / (1.0 - beta1)
+
+
 def stable_lr_of(optimizer: Sgd, eigenvalue: float) -> float:
     """`stable_lr` with the optimizer's momentum and its kind."""
     return stable_lr(eigenvalue, optimizer.momentum, nesterov=optimizer.nesterov)

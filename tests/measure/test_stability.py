@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rebatch.measure import edge, optimum, stable_lr, stable_lr_of, unstable
+from rebatch.measure import adam_stable_lr, edge, optimum, stable_lr, stable_lr_of, unstable
 from rebatch.recipe import Sgd
 
 
@@ -31,8 +31,29 @@ def test_just_below_the_limit_torch_converges_on_a_quadratic_and_just_above_it_d
     assert ends[1] > 100.0
 
 
+@pytest.mark.parametrize("beta1", [0.0, 0.5, 0.9])
+def test_adam_with_a_frozen_preconditioner_breaks_at_the_limit(beta1: float) -> None:
+    """Two weights with their own curvature and denominator; torch's Adam late in a run, v put back before each step."""
+    curvature, denominator = (torch.tensor(numbers, dtype=torch.float64) for numbers in ([3.4, 0.5], [2.0, 0.1]))
+    limit = adam_stable_lr(float((curvature / denominator).max()), beta1)
+    ends = []
+    for factor in (0.95, 1.05):
+        weight = torch.ones(2, dtype=torch.float64, requires_grad=True)
+        adam = torch.optim.Adam([weight], lr=factor * limit, betas=(beta1, 0.999), eps=0.0)
+        late = {"step": torch.tensor(1e5), "exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
+        adam.state[weight] = late
+        for _ in range(400):
+            weight.grad = curvature * weight.detach()
+            # So that v is what it was, with this step's own gradient in it.
+            late["exp_avg_sq"].copy_((denominator.square() - 0.001 * weight.grad.square()) / 0.999)
+            adam.step()
+        ends.append(float(weight.detach().norm()))
+    assert ends[0] < 0.1
+    assert ends[1] > 100.0
+
+
 def test_where_the_loss_does_not_curve_upwards_no_rate_is_too_large() -> None:
-    assert stable_lr(0.0) == stable_lr(-1.0, 0.9) == math.inf
+    assert stable_lr(0.0) == stable_lr(-1.0, 0.9) == adam_stable_lr(-1.0) == math.inf
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """What is measured after a run's last step is right, and nobody can see afterwards that it was measured."""
 
 import copy
+import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from measure.test_curvature import dense_hessian
 from rebatch import draws
 from rebatch.distributed import World
 from rebatch.errors import RequestError
+from rebatch.measure import top_eigenvalue
 from rebatch.nn import convert_ghost_batch_norm
 from rebatch.recipe import Epochs, Recipe
 from rebatch.study.execute import execute
@@ -104,6 +107,15 @@ def test_the_curvature_is_that_of_the_training_loss_in_evaluation_mode(trained: 
     found = finals(spec_of(RECIPE, "top_eigenvalue"), trained, DATA, World())
     exact = torch.linalg.eigvalsh(dense_hessian(trained.eval()))[-1].item()
     assert found["top_eigenvalue"] == pytest.approx(exact, rel=1e-2)
+
+
+def test_a_top_eigenvalue_that_was_not_found_is_no_number(
+    trained: nn.Sequential, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rebatch.study.finals.top_eigenvalue", partial(top_eigenvalue, max_products=2))
+    found = finals(spec_of(RECIPE, "top_eigenvalue"), trained, DATA, World())
+    assert math.isnan(found["top_eigenvalue"])
+    assert found["top_eigenvalue_residual"] > 0.0
 
 
 def digits_run(folder: Path, *names: str) -> Result:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 
 from rebatch.errors import RequestError
 from rebatch.measure import Decay
-from rebatch.measure.curvature import TopEigenvalue
+from rebatch.measure.curvature import TopEigenvalue, top_eigenvalue
 from rebatch.recipe import AdamW, Epochs, Recipe, Sgd, Steps
 from rebatch.schedule import Constant, Linear, MultiStep, Plateau
 from rebatch.statistics import Interval
@@ -25,7 +26,7 @@ def limits(*, low: float, forgotten: float) -> Limits:
         step=10,
         lr=0.1,
         batch_size=32,
-        curvature=TopEigenvalue(2.0, 0.0, 3),
+        curvature=TopEigenvalue(2.0, 0.0, 3, True, 7.0),
         stable_lr=1.0,
         breaks=Interval(low * 1.4, low, low * 2),
         decay=Decay(1.0, 0.5, Interval(0.1, 0.05, 0.2)),
@@ -106,3 +107,12 @@ def test_another_optimizer_has_no_stable_rate_of_a_quadratic() -> None:
     assert math.isnan(found.stable_lr)
     assert found.breaks.high == math.inf
     assert torch.isfinite(torch.tensor(found.curvature.value))
+
+
+def test_a_top_eigenvalue_that_was_not_found_sets_no_stable_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rebatch.study.limits.top_eigenvalue", partial(top_eigenvalue, max_products=2))
+    recipe = Recipe(batch_size=32, optimizer=Sgd(lr=0.1), budget=Steps(64))
+    found = measure_limits(DIGITS.model(0), DIGITS.data(0), recipe, seed=0, factors=(1.0,), branch_steps=5)
+    assert not found.curvature.converged
+    assert found.curvature.residual > 0.0
+    assert math.isnan(found.stable_lr)

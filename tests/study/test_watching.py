@@ -3,12 +3,14 @@
 import copy
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from rebatch.distributed import World
+from rebatch.measure.curvature import top_eigenvalue
 from rebatch.measure.forgetting import Forgetting
 from rebatch.observation import Observation, Observer
 from rebatch.recipe import Epochs, Recipe, Steps
@@ -175,3 +177,9 @@ def test_a_broken_run_has_no_curvature_and_no_decay_and_goes_on() -> None:
     for loss in (math.nan, 1.0):  # seen in the loss, or only by Lanczos
         peak.step(Observation(127, model, 32, 0.1, torch.tensor(loss)))
         assert math.isnan(peak.found["peak_eigenvalue"])
+
+
+def test_a_peak_whose_curvature_was_not_found_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rebatch.study.limits.top_eigenvalue", partial(top_eigenvalue, max_products=2))
+    found, _, _ = run_of(SHORT, ["peak_curvature"])
+    assert math.isnan(found["peak_eigenvalue"])

@@ -62,7 +62,7 @@ def _lines(found: "Limits") -> list[tuple[str, str]]:
     return [
         ("learning rate (of the mean loss)", f"{found.lr:g}, at batch size {found.batch_size}, step {found.step:,}"),
         ("branches break at", f"{_between(found.breaks)}; room: x {found.room:.3g} at least"),
-        ("top eigenvalue", f"{found.curvature.value:.4g} ({found.curvature.products} Hessian products)"),
+        ("top eigenvalue", str(found.curvature)),
         (
             "a quadratic would break at",
             "unknown for this optimizer" if math.isnan(found.stable_lr) else f"{found.stable_lr:.3g}",

@@ -1,5 +1,6 @@
 """What batch size does to a run: one file per quantity, a pure estimator on top, a small observer below."""
 
+from rebatch.measure.curvature import Curvature, TopEigenvalue, top_eigenvalue
 from rebatch.measure.epoch_correlation import (
     batch_correlation,
     cross_covariance_trace,
@@ -33,6 +34,7 @@ from rebatch.measure.landscape import (
     undisturbed,
 )
 from rebatch.measure.noise_scale import NoiseScale, NoiseScaleEstimate, estimate_noise_scale
+from rebatch.measure.preconditioner import adam_denominator
 from rebatch.measure.random_walk import (
     flat_potential,
     fractional_potential,
@@ -40,11 +42,13 @@ from rebatch.measure.random_walk import (
     mean_square_distance,
     walk,
 )
+from rebatch.measure.sharpness import Sharpness, adaptive_sharpness, keskar_sharpness
 from rebatch.measure.watch import Summary, Watch
 from rebatch.measure.weight_distance import WeightDistance, weight_distance
-from rebatch.stability import edge, optimum, stable_lr, stable_lr_of, unstable
+from rebatch.stability import adam_stable_lr, edge, optimum, stable_lr, stable_lr_of, unstable
 
 __all__ = [
+    "Curvature",
     "Decay",
     "Forgetting",
     "Landscape",
@@ -53,10 +57,15 @@ __all__ = [
     "NoiseScaleEstimate",
     "Replay",
     "Setting",
+    "Sharpness",
     "Spread",
     "Summary",
+    "TopEigenvalue",
     "Watch",
     "WeightDistance",
+    "adam_denominator",
+    "adam_stable_lr",
+    "adaptive_sharpness",
     "batch_correlation",
     "covariance_trace",
     "cross_covariance_trace",
@@ -68,6 +77,7 @@ __all__ = [
     "flat_potential",
     "fractional_potential",
     "hessian_traces",
+    "keskar_sharpness",
     "landscape",
     "log_time_exponent",
     "loss_along",
@@ -85,6 +95,7 @@ __all__ = [
     "taylor_curve",
     "taylor_line",
     "taylor_ratio",
+    "top_eigenvalue",
     "trace_ratio",
     "undisturbed",
     "unstable",

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from rebatch.errors import RequestError
+from rebatch.measure.preconditioner import adam_denominator
 from rebatch.measure.splitting import Split
 from rebatch.nn.ghost_batch_norm import GhostBatchNorm
 from rebatch.noise_scale import NoiseScaleEstimate, estimate_noise_scale, spread, trace_and_square
@@ -218,7 +219,9 @@ class NoiseScale(Observer):
     def _length(self, position: int, gradient: Tensor) -> Tensor | None:
         """In the norm asked for; None where that is not known yet."""
         if self._norm == "adam":
-            denominator = None if self._optimizer is None else _denominator(self._optimizer, self._parameters[position])
+            denominator = (
+                None if self._optimizer is None else adam_denominator(self._optimizer, self._parameters[position])
+            )
             if denominator is None:
                 return None
             gradient = gradient / denominator.sqrt()
@@ -268,26 +271,6 @@ class NoiseScale(Observer):
                 "ghost_batch_size), makes it one"
                 + (", or NoiseScale(allow_batch_norm=True) measures the loss normalized in these pieces" * several)
             )
-
-
-def _denominator(optimizer: Optimizer, parameter: nn.Parameter) -> Tensor | None:
-    """Adam's sqrt(v) + eps of a parameter, or RMSprop's; None before its first step."""
-    state = optimizer.state.get(parameter)
-    if not state:
-        return None
-    group = next(group for group in optimizer.param_groups if any(each is parameter for each in group["params"]))
-    if "exp_avg_sq" in state:
-        second = state.get("max_exp_avg_sq", state["exp_avg_sq"])
-        second = second / (1.0 - group["betas"][1] ** float(state["step"]))
-    elif "square_avg" in state:
-        second = state["square_avg"]
-    else:
-        raise RequestError(
-            f'norm="adam" needs an optimizer that keeps squared gradients, got {type(optimizer).__name__}; '
-            'use norm="euclidean"'
-        )
-    denominator: Tensor = second.sqrt() + group["eps"]
-    return denominator
 
 
 def _name(norm: Norm, group: int | None) -> str:

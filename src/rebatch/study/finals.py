@@ -1,6 +1,7 @@
 """What a study may ask to be measured after a run's last step, by name."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -61,7 +62,7 @@ def ghost_statistics(spec: RunSpec, model: nn.Module, data: Splits, _: World) ->
 
 
 def curvature(spec: RunSpec, model: nn.Module, data: Splits, __: World) -> Mapping[str, float]:
-    """The top eigenvalue of the loss on 1,000 training examples, in evaluation mode."""
+    """The top eigenvalue of the loss on 1,000 training examples, in evaluation mode; nan if it was not found."""
     inputs, targets = prepare(data.train, slice(0, min(CURVATURE_EXAMPLES, len(data.train))), data.normalize)
     inputs = as_executed(inputs, spec.execution)
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -70,7 +71,8 @@ def curvature(spec: RunSpec, model: nn.Module, data: Splits, __: World) -> Mappi
         found = top_eigenvalue(lambda: F.cross_entropy(model(inputs), targets), weights, tolerance=1e-2)
     finally:
         model.train()
-    return {"top_eigenvalue": found.value, "top_eigenvalue_residual": found.residual}
+    value = found.value if found.converged else math.nan
+    return {"top_eigenvalue": value, "top_eigenvalue_residual": found.residual}
 
 
 CURVATURE_EXAMPLES = 1000

@@ -24,7 +24,7 @@ from rebatch.errors import RequestError
 from rebatch.execution import Execution
 from rebatch.measure.curvature import TopEigenvalue, top_eigenvalue
 from rebatch.measure.forgetting import LEAST_BATCHES, Decay, Forgetting, fit_decay
-from rebatch.recipe import Recipe, Sgd, Steps
+from rebatch.recipe import Optimizer, Recipe, Sgd, Steps
 from rebatch.schedule import Constant, DistanceDrop, Plateau, lr_factor
 from rebatch.stability import Limit, edge, limited_by, stable_lr_of, unstable
 from rebatch.statistics import Interval
@@ -47,7 +47,7 @@ class Limits:
         lr: the learning rate of that step, on the mean loss, as all rates here.
         curvature: the top eigenvalue of the loss on one batch of training examples, batch norm as in training.
         stable_lr: the rate above which a quadratic of that curvature diverges, the optimizer's momentum counted; nan
-            for an optimizer other than SGD.
+            for an optimizer other than SGD, and where the top eigenvalue did not converge.
         breaks: the rate at which short branches break, between the two neighbouring multiples that were tried.
         decay: how the loss of a batch rises with its age, within an epoch.
         unseen_loss: the loss of augmented examples that were never trained on.
@@ -110,7 +110,7 @@ def measure_limits(
         lr=lr * mean_form,
         batch_size=recipe.batch_size,
         curvature=curvature,
-        stable_lr=stable_lr_of(optimizer, curvature.value) if isinstance(optimizer, Sgd) else math.nan,
+        stable_lr=_stable_lr(optimizer, curvature),
         breaks=Interval(*(mean_form * rate for rate in (breaks.estimate, breaks.low, breaks.high))),
         decay=decay,
         unseen_loss=unseen,
@@ -181,6 +181,12 @@ def curvature_in_training(model: nn.Module, data: Splits) -> TopEigenvalue:
         [weight for weight in probe.parameters() if weight.requires_grad],
         tolerance=1e-2,
     )
+
+
+def _stable_lr(optimizer: Optimizer, curvature: TopEigenvalue) -> float:
+    if isinstance(optimizer, Sgd) and curvature.converged:
+        return stable_lr_of(optimizer, curvature.value)
+    return math.nan
 
 
 def _breaking_rate(

@@ -12,7 +12,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from rebatch.batching import measured_steps, steps_per_epoch, total_steps
 from rebatch.data.batches import past_batches
 from rebatch.data.sets import Splits
-from rebatch.errors import RunError
 from rebatch.measure.forgetting import Forgetting
 from rebatch.observation import Observation, Observer
 from rebatch.schedule import ROUNDING, lr_factor
@@ -143,15 +142,11 @@ class PeakCurvature(_Finding):
             self.found = {"peak_eigenvalue": self._eigenvalue(observation), "peak_lr": observation.lr * mean_form}
 
     def _eigenvalue(self, observation: Observation) -> float:
-        """nan where training has broken and there is none to find."""
-        from scipy.sparse.linalg import ArpackError
-
+        """nan where training has broken and there is none to find, or where it was not found."""
         if not torch.isfinite(observation.loss):
             return math.nan
-        try:
-            return curvature_in_training(observation.model, self._data.to(_device(observation.model))).value
-        except (RunError, ArpackError):
-            return math.nan
+        found = curvature_in_training(observation.model, self._data.to(_device(observation.model)))
+        return found.value if found.converged else math.nan
 
 
 class RecomputedStatistics(_Finding):
