@@ -35,7 +35,7 @@ from rebatch.study.environment import environment
 
 BATCH, MICRO = 128, 32
 # A block is this many steps; blocks of the two loops take turns so often.
-STEPS, REPEATS = 10, 15
+STEPS, REPEATS = 10, 9
 # Curvature is compared in blocks with one look each.
 LOOK_EVERY = 100
 CURVATURE = "ours, curvature every 100 steps"
@@ -193,7 +193,7 @@ def main() -> None:
     warnings.simplefilter("ignore")  # the peers' own
     table: dict[str, Any] = {}
     for name, (measured, plain) in cases().items():
-        steps, repeats = (LOOK_EVERY, 7) if name == CURVATURE else (STEPS, REPEATS)
+        steps, repeats = (LOOK_EVERY, 5) if name == CURVATURE else (STEPS, REPEATS)
         table[name] = row = compare(measured(), plain(), steps, repeats)
         print(
             f"{name:<36} {row['ratio']:.3f} times the plain step of {row['milliseconds_plain']:.1f} ms, "
