@@ -1,5 +1,6 @@
 """What can be seen at a step, and who looks: training and measuring know each other only through this page."""
 
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -7,9 +8,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from rebatch.distributed import World
@@ -24,7 +27,8 @@ class Observation:
     ranks and divided as the recipe says; `examples` is the number of examples of this step over all micro-batches and
     ranks, `loss` the summed loss of this rank's share of them, on the device (nan where the loop is not ours).
     `optimizer` has not stepped yet. Gradients are `gradient_scale` times too long (a GradScaler's scale). Micro-batches
-    weigh as many examples as they have, or all alike with `equal_weights`.
+    weigh as many examples as they have, or all alike with `equal_weights`. `consistent` is false, on the device, where
+    the gradient is not what the step's micro-batches add up to.
     """
 
     step: int
@@ -36,6 +40,7 @@ class Observation:
     world: World = field(default_factory=World)
     gradient_scale: Tensor | float = 1.0
     equal_weights: bool = False
+    consistent: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,7 @@ class Tap:
     Args:
         network: what the loop calls: the model, or what compiles or distributes it.
         model: the model itself.
-        on_call: told of each call of `network` in training, before it happens.
+        on_call: told of each call of `network` in training, with what it gave.
     """
 
     def __init__(
@@ -180,7 +185,7 @@ class Tap:
         model: nn.Module,
         observers: Sequence[Observer],
         *,
-        on_call: Callable[[tuple[Any, ...], Mapping[str, Any]], None] | None = None,
+        on_call: Callable[[tuple[Any, ...], Mapping[str, Any], Any], None] | None = None,
     ) -> None:
         self._network, self._observers, self._on_call = network, list(observers), on_call
         self._watchers = [observer for observer in observers if observer.sees_micro_batches]
@@ -204,15 +209,15 @@ class Tap:
             watcher.gradient(position, gradient)
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self._sees(module):
-            return
-        if self._on_call is not None:
-            self._on_call(args, kwargs)
-        if any(observer.sees_calls for observer in self._observers):
+        if self._sees(module) and any(observer.sees_calls for observer in self._observers):
             self._generators = generator_states(self._device)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        wanting = [observer for observer in self._observers if self._sees(module) and observer.sees_calls]
+        if not self._sees(module):
+            return
+        if self._on_call is not None:
+            self._on_call(args, kwargs, output)
+        wanting = [observer for observer in self._observers if observer.sees_calls]
         if not wanting:
             return
         before, after = self._generators, generator_states(self._device)
@@ -223,9 +228,27 @@ class Tap:
         for observer in wanting:
             observer.call(call)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Tap":
+        """Hooks are copied with a model (an average, a branch): the copy's see that it is another, and no more."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A model that is saved whole comes back unwatched."""
+        return _closed_tap, ()
+
     def _sees(self, module: nn.Module) -> bool:
-        # A copy of the network has the same hooks; evaluation has no gradients.
         return module is self._network and torch.is_grad_enabled() and not _UNSEEN.get()
+
+
+def _closed_tap() -> Tap:
+    tap = Tap.__new__(Tap)
+    tap._network = None  # type: ignore[assignment]
+    return tap
+
+
+def differentiable(output: Any) -> list[Tensor]:
+    """The tensors in what a model gave that gradients come back to."""
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
 
 
 def _hook(parameter: nn.Parameter, hook: Callable[[Tensor], None]) -> RemovableHandle:
@@ -256,9 +279,14 @@ def generator_states(device: torch.device) -> tuple[Tensor, ...]:
 
 @contextmanager
 def repeating(generators: Sequence[Tensor], device: torch.device) -> Iterator[None]:
-    """What is drawn in here is what was drawn after `generators`, and nothing that comes later notices."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.set_rng_state(generators[0])
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(generators[1], device)
-        yield
+    """What torch draws in here is what it drew after `generators`, and no draw that comes later notices."""
+    others = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.set_rng_state(generators[0])
+            if device.type == "cuda":
+                torch.cuda.set_rng_state(generators[1], device)
+            yield
+    finally:
+        random.setstate(others[0])
+        np.random.set_state(others[1])

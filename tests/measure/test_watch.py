@@ -1,8 +1,11 @@
 """Loops that are not ours: what they may do, and what is refused."""
 
+import copy
+import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -358,3 +361,157 @@ def test_a_watch_is_saved_and_taken_up() -> None:
     steps(second, 2)
     assert "over 5 steps" in str(second.summary())
     assert "noise_scale" in second.row() or "trace" in second.row()
+
+
+class _Around(nn.Module):
+    """A net whose outputs, inputs or loss are not as plain as they look."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.net, self.way = toy_model(norm=False), way
+
+    def forward(self, inputs: Tensor) -> Any:
+        if self.way == "changed in place":
+            inputs = inputs.mul_(1.5)
+        hidden = self.net[1](self.net[0](inputs))
+        logits = self.net[3](hidden)
+        return {"hidden": hidden, "logits": logits, "again": logits}
+
+    def loss(self, start: int, stop: int) -> Tensor:
+        found = self(DATA.inputs[start:stop].clone())
+        loss = F.cross_entropy(found["logits"], DATA.targets[start:stop])
+        return loss + 0.1 * self.net[0].weight.square().sum() if self.way == "penalty" else loss  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("way", ["outputs of outputs", "changed in place", "penalty"])
+def test_a_gradient_that_the_outputs_do_not_account_for_is_refused(way: str) -> None:
+    model = _Around(way)
+    watch = rebatch.watch(model, torch.optim.SGD(model.parameters(), lr=0.0), batch_size=8, measure=[NoiseScale()])
+    backward(model.loss(0, 8))
+    with pytest.raises(RequestError, match=r"do not give the step's gradient .* accumulate over at least 2"):
+        watch.step()
+    watch.close()
+    watch = rebatch.watch(model, torch.optim.SGD(model.parameters(), lr=0.0), batch_size=8, measure=[NoiseScale()])
+    for _ in range(2):
+        model.zero_grad()
+        for start in (0, 4):
+            backward(model.loss(start, start + 4) / 2)
+        watch.step()
+    assert "noise_scale" in watch.summary()  # pieces need no outputs
+
+
+def test_looks_at_the_model_between_steps_do_not_disturb() -> None:
+    def trace(disturb: bool, pieces: int) -> float:
+        model = toy_model(norm=False)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        watch = rebatch.watch(model, optimizer, batch_size=8, measure=[NoiseScale(split_every=1, split_share=0.5)])
+        for step in range(5):
+            optimizer.zero_grad()
+            for chosen in torch.arange(8).chunk(pieces):
+                if disturb:
+                    loss_of(model, 0, 3)  # a loss that nobody differentiates
+                backward(F.cross_entropy(model(DATA.inputs[chosen + step]), DATA.targets[chosen + step]) / pieces)
+                if disturb:
+                    model.eval()(DATA.inputs[:5])
+                    model.train()
+            watch.step()
+            optimizer.step()
+        found = watch.summary()["noise_scale"]
+        assert found.steps == 5  # type: ignore[attr-defined]
+        return float(found.trace.estimate)  # type: ignore[attr-defined]
+
+    for pieces in (1, 2):
+        assert trace(True, pieces) == pytest.approx(trace(False, pieces), rel=1e-10)
+
+
+def test_a_step_that_was_thrown_away_is_not_measured() -> None:
+    model = toy_model(norm=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    watch = rebatch.watch(model, optimizer, batch_size=8, measure=[NoiseScale(split_every=1, split_share=0.5)])
+    for step in range(10):
+        optimizer.zero_grad()
+        backward(loss_of(model, step, step + 8))
+        if step == 6:
+            continue  # a spike, say
+        watch.step()
+    found = watch.summary()["noise_scale"]
+    # The next step looks like one in two pieces, but its gradient is not their sum; nor is the one after it split.
+    assert found.steps == 7  # type: ignore[attr-defined]
+
+
+def test_copies_of_a_watched_model_are_not_watched(tmp_path: Any) -> None:
+    model = toy_model(norm=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    watch = rebatch.watch(model, optimizer, batch_size=8, measure=[NoiseScale()])
+    average = copy.deepcopy(model)
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    for _ in range(2):
+        optimizer.zero_grad()
+        for start in (0, 4):
+            backward(loss_of(average, start, start + 4))
+            backward(loss_of(loaded, start, start + 4))
+            backward(loss_of(model, start, start + 4) / 2)
+        watch.step()
+    assert watch.summary()["noise_scale"].steps == 2  # type: ignore[attr-defined]
+
+
+def test_steps_of_one_piece_are_measured_again_after_one_of_several() -> None:
+    model = toy_model(norm=False)
+    watch = rebatch.watch(
+        model, torch.optim.SGD(model.parameters(), lr=0.0), batch_size=8, measure=[NoiseScale(split_every=1)]
+    )
+    for step in range(10):
+        model.zero_grad()
+        pieces = 2 if step == 4 else 1
+        for chosen in torch.arange(8).chunk(pieces):
+            backward(F.cross_entropy(model(DATA.inputs[chosen]), DATA.targets[chosen]) / pieces)
+        watch.step()
+    assert watch.summary()["noise_scale"].steps == 9  # type: ignore[attr-defined]
+
+
+def test_a_group_may_join_and_a_weight_may_go_without_gradient() -> None:
+    model = toy_model(norm=False)
+    model.register_parameter("spare", nn.Parameter(torch.zeros(3, dtype=torch.float64)))
+    optimizer = torch.optim.Adam(model[0].parameters(), lr=1e-300)
+    watch = rebatch.watch(
+        model, optimizer, batch_size=8, measure=[NoiseScale(split_every=1), NoiseScale(norm="adam", split_every=1)]
+    )
+    for step in range(8):
+        if step == 4:
+            optimizer.add_param_group({"params": [*model[3].parameters(), model.spare]})
+        model.zero_grad()
+        backward(loss_of(model, 0, 8))
+        watch.step()
+        optimizer.step()
+    summary = watch.summary()
+    assert "noise_scale/group 1" in summary
+    assert "adam_noise_scale/group 1" in summary
+
+
+def test_draws_of_the_users_own_are_left_alone() -> None:
+    class Draws(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.drawn = toy_model(norm=False), 0.0
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            np.random.random()
+            random.random()  # such as an augmentation that does not touch this model
+            logits: Tensor = self.net(inputs)
+            return logits
+
+    def draws(measure: bool) -> tuple[float, float]:
+        np.random.seed(0)
+        random.seed(0)
+        model = Draws()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        watch = rebatch.watch(model, optimizer, batch_size=8, measure=[NoiseScale(split_every=1)]) if measure else None
+        for _ in range(3):
+            optimizer.zero_grad()
+            backward(loss_of(model, 0, 8))
+            if watch is not None:
+                watch.step()
+        return float(np.random.random()), random.random()
+
+    assert draws(True) == draws(False)

@@ -68,18 +68,20 @@ class NoiseScale(Observer):
                 f"got {window}, {split_every} and {split_share}"
             )
         self._window, self._examples, self._norm = window, examples, norm
-        self._every, self._share, self._allow = split_every, split_share, allow_batch_norm
+        self._split_every, self._share, self._allow = split_every, split_share, allow_batch_norm
 
     def start(self, model: nn.Module) -> None:
         """Forget what was measured."""
         self._model, self._parameters = model, trainable(model)
         self._splits = True  # until a step shows several pieces
+        self._every, self._room = self._split_every, self._window
         self._lengths: dict[int, Tensor | None] = {}
         self._sums = torch.zeros(())
         self._optimizer: Optimizer | None = None
         self._groups: Tensor | None = None
+        self._grouped = 0
         self._found: Tensor | None = None
-        self._steps = self._kept = 0
+        self._steps = self._kept = self._split_steps = 0
         self._clear()
 
     @property
@@ -107,6 +109,8 @@ class NoiseScale(Observer):
             self._sums = self._sums + torch.stack([squares, squares / examples])
         self._sizes.append(examples)
         self._lengths.clear()
+        if len(self._sizes) > 1:
+            self._split.forget()
 
     def step(self, observation: Observation) -> None:
         """tr(Sigma) and |G|^2 of this step, kept on the device."""
@@ -115,6 +119,8 @@ class NoiseScale(Observer):
         moments = self._moments(observation)
         self._optimizer = observation.optimizer if self._norm == "adam" else None
         if moments is not None:
+            sound = observation.consistent
+            moments = moments if sound is None else torch.where(sound, moments, torch.nan)
             self._keep(moments / observation.gradient_scale**2)
         self._steps += 1
         self._clear()
@@ -123,7 +129,7 @@ class NoiseScale(Observer):
         """Over the window; of one parameter group of the optimizer, or of all. None before two steps were measured."""
         if self._found is None:
             return None
-        order = torch.arange(self._kept - min(self._kept, self._window), self._kept) % self._window
+        order = torch.arange(self._kept - min(self._kept, self._room), self._kept) % self._room
         found = self._found.cpu()[order]
         chosen = found.sum(dim=1) if group is None else found[:, group]
         finite = chosen[torch.isfinite(found).all(dim=2).all(dim=1)].numpy()
@@ -150,12 +156,17 @@ class NoiseScale(Observer):
 
     def state_dict(self) -> dict[str, Any]:
         """What was measured in the window."""
-        return {"found": self._found, "steps": self._steps, "kept": self._kept, "splits": self._splits}
+        found = None if self._found is None else self._found.clone()
+        counts = {"steps": self._steps, "kept": self._kept, "split_steps": self._split_steps}
+        return {"found": found, **counts, "splits": self._splits, "every": self._every, "room": self._room}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up `state_dict` again."""
-        self._found, self._steps, self._kept = state["found"], state["steps"], state["kept"]
-        self._splits = state["splits"]
+        if state["room"] not in (self._window, max(2, self._window // RARER)):
+            raise RequestError(f"the saved window holds {state['room']} steps, and this one {self._window}; keep it")
+        self._found = None if state["found"] is None else state["found"].clone()
+        self._steps, self._kept, self._split_steps = state["steps"], state["kept"], state["split_steps"]
+        self._splits, self._every, self._room = state["splits"], state["every"], state["room"]
 
     def _clear(self) -> None:
         self._split = Split(self._model, self._parameters)
@@ -166,7 +177,7 @@ class NoiseScale(Observer):
     def _moments(self, observation: Observation) -> Tensor | None:
         """tr(Sigma) and |G|^2 of each group, (groups, 2), as many times too large as the gradient is, squared."""
         alone = observation.world.size == 1 and len(self._sizes) <= 1
-        self._splits = self._splits and alone
+        self._splits = alone
         if alone:
             return self._of_split(observation) if self._split.is_ready else None
         return self._of_pieces(observation)
@@ -192,16 +203,19 @@ class NoiseScale(Observer):
 
     def _of_split(self, observation: Observation) -> Tensor | None:
         batch, part = self._gradient_squares(), self._split.part(observation.examples, self._share)
-        if part is None and self._steps == 0:
+        if part is None and self._split_steps == 0:
             raise NoiseScaleError(
                 f"a step of {observation.examples} examples cannot be split for its noise scale: they are one ghost, "
                 "or layers have ghosts of several sizes; take a larger batch, or accumulate over micro-batches"
             )
         if batch is None or part is None:  # the last batch of an epoch may be that small
             return None
+        if self._split_steps == 0:
+            self._split.check(observation.examples)
+            if self._split.drew:
+                self._every, self._room = self._every * RARER, max(2, self._window // RARER)
+        self._split_steps += 1
         difference = self._split.difference(part, observation.examples)
-        if self._split.drew and self._steps == 0:
-            self._every *= RARER
         squares = self._squares({place: self._length(place, each) for place, each in enumerate(difference)})
         if squares is None:
             return None
@@ -225,6 +239,8 @@ class NoiseScale(Observer):
             if denominator is None:
                 return None
             gradient = gradient / denominator.sqrt()
+        if gradient.is_sparse:
+            gradient = gradient.coalesce().values()
         wide = torch.promote_types(gradient.dtype, torch.float32)
         length: Tensor = torch.linalg.vector_norm(gradient, dtype=wide)
         return length
@@ -233,17 +249,19 @@ class NoiseScale(Observer):
         """Squared lengths by parameter, 0 where there is no gradient; None where one is not known."""
         device = self._parameters[0].device
         zero = torch.zeros((), device=device)
-        known = [lengths.get(place, zero) for place in range(len(self._parameters))]
-        if not lengths or any(length is None for length in known):
+        # Weights that the optimizer does not divide (yet) are left out.
+        if all(length is None for length in lengths.values()):
             return None
+        known = [lengths.get(place) for place in range(len(self._parameters))]
         wide = torch.float32 if device.type == "mps" else torch.float64
-        return torch.stack([length.to(device, wide) for length in known if length is not None]).square()
+        return torch.stack([(zero if length is None else length).to(device, wide) for length in known]).square()
 
     def _per_group(self, by_parameter: Tensor, optimizer: Optimizer | None) -> Tensor:
         """Sums over the optimizer's parameter groups, (groups,); weights that it does not move are left out."""
         if optimizer is None:
             return by_parameter.sum(dim=0, keepdim=True)
-        if self._groups is None:
+        if self._groups is None or self._grouped != len(optimizer.param_groups):
+            self._grouped = len(optimizer.param_groups)
             group_of = {id(each): at for at, group in enumerate(optimizer.param_groups) for each in group["params"]}
             places = [group_of.get(id(each), len(optimizer.param_groups)) for each in self._parameters]
             self._groups = torch.tensor(places, device=by_parameter.device)
@@ -251,10 +269,10 @@ class NoiseScale(Observer):
         return by_parameter.new_zeros(count + 1).index_add(0, self._groups, by_parameter)[:count]
 
     def _keep(self, moments: Tensor) -> None:
-        if self._found is None:
-            self._found = moments.new_zeros(self._window, *moments.shape)
+        if self._found is None or self._found.shape[1:] != moments.shape:  # the optimizer has another group now
+            self._found, self._kept = moments.new_zeros(self._room, *moments.shape), 0
         self._found = self._found.to(moments.device)
-        self._found[self._kept % self._window] = moments
+        self._found[self._kept % self._room] = moments
         self._kept += 1
 
     def _refuse_batch_norm(self, observation: Observation) -> None:

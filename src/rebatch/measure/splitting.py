@@ -8,6 +8,7 @@ Any share of the batch tells tr(Sigma) equally well (for Gaussian noise): the di
 and the rest's has the same distribution once it is divided by its own deviation. So the part may be small.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -16,21 +17,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from rebatch.batching import ghost_sizes
 from rebatch.errors import RequestError
 from rebatch.nn.ghost_batch_norm import GhostBatchNorm
-from rebatch.observation import Call, repeating, unseen
+from rebatch.observation import Call, differentiable, repeating, unseen
+
+# A call that is repeated gives the step's gradient but for rounding, in half precision too.
+TOLERANCE = 0.05
 
 
 class Split:
-    """A call of the model and the loss's gradient in its outputs, until the step is over."""
+    """The calls of the model in a step, and the loss's gradient in their outputs, until the step is over."""
 
     def __init__(self, model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
         self._model, self._parameters = model, parameters
-        self._calls: list[Call] = []
-        self._output_gradients: dict[int, Tensor] = {}
+        self._calls: list[tuple[Call, dict[int, Tensor]]] = []
 
     @property
     def is_ready(self) -> bool:
@@ -40,13 +43,23 @@ class Split:
     @property
     def drew(self) -> bool:
         """Whether the model drew at random, as dropout does."""
-        return self._calls[0].drew
+        return self._used[0][0].drew
+
+    @property
+    def _used(self) -> list[tuple[Call, dict[int, Tensor]]]:
+        """The calls that the backward pass came through, and not one that was made to look at something."""
+        return [pair for pair in self._calls if pair[1]]
 
     def call(self, call: Call) -> None:
-        """Remember a call, and what will come back to its outputs."""
-        self._calls.append(call)
-        for place, leaf in enumerate(_differentiable(call.output)):
-            leaf.register_hook(partial(self._output_gradients.__setitem__, place))  # type: ignore[no-untyped-call]
+        """Remember what repeats a call, and what will come back to its outputs; not the outputs, which hold a graph."""
+        gradients: dict[int, Tensor] = {}
+        self._calls.append((dataclasses.replace(call, output=None), gradients))
+        for place, leaf in enumerate(differentiable(call.output)):
+            leaf.register_hook(partial(gradients.__setitem__, place))  # type: ignore[no-untyped-call]
+
+    def forget(self) -> None:
+        """The step has several pieces: nothing will be repeated."""
+        self._calls.clear()
 
     def part(self, examples: int, share: float) -> int | None:
         """How many of the first examples are shown again: whole ghosts, about `share`; None if there is but one."""
@@ -73,8 +86,26 @@ class Split:
         pairs = zip(gradients, wholes, strict=True)
         return [each if whole is None else each - (part / examples) * whole for each, whole in pairs]
 
+    def check(self, examples: int) -> None:
+        """Repeat the whole call, and refuse where that does not give the step's gradient.
+
+        So it is where an output is computed from another one, or a gradient reaches the weights around the outputs (a
+        penalty in the loss, a head that is called apart), or the call changed its inputs in place.
+        """
+        self._refuse(examples)
+        repeated = self._gradients(examples, examples)
+        wholes = [parameter.grad for parameter in self._parameters]
+        errors = [each if whole is None else each - whole for each, whole in zip(repeated, wholes, strict=True)]
+        error, size = (_length(each) for each in (errors, [whole for whole in wholes if whole is not None]))
+        if torch.isfinite(error) and error > TOLERANCE * size:
+            raise RequestError(
+                "a step that is one piece is split by its outputs' gradients, and these do not give the step's "
+                f"gradient (off by {100 * float(error / size):.0f} %): outputs that depend on each other, or weights "
+                "that the loss reaches around them (a penalty); accumulate over at least 2 micro-batches"
+            )
+
     def _gradients(self, part: int, examples: int) -> list[Tensor]:
-        call, device = self._calls[0], self._parameters[0].device
+        (call, output_gradients), device = self._used[0], self._parameters[0].device
         # Aliases of the weights, without the hooks, and copies of the buffers: running statistics stay as they are.
         alias = {id(each): each.detach().requires_grad_() for each in self._parameters}
         state: dict[str, Tensor] = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
@@ -83,8 +114,8 @@ class Split:
         args, kwargs = (tree_map(partial(_first, count=shown, of=examples), each) for each in (call.args, call.kwargs))
         with torch.enable_grad(), unseen(), repeating(call.generators, device), _autocast(call):
             output = functional_call(self._model, state, args, dict(kwargs))
-        leaves = _differentiable(output)
-        chosen = [(leaves[place], rows) for place, rows in self._output_gradients.items()]
+        leaves = differentiable(output)
+        chosen = [(leaves[place], rows) for place, rows in output_gradients.items()]
         return list(
             torch.autograd.grad(
                 [leaf for leaf, _ in chosen],
@@ -95,13 +126,17 @@ class Split:
         )
 
     def _refuse(self, examples: int) -> None:
-        call, rows = self._calls[0], self._output_gradients.values()
-        if len(self._calls) > 1:
-            problem = f"the model was called {len(self._calls)} times for one backward pass"
+        used = self._used
+        if not used:
+            raise RequestError(
+                "no gradient came back to the model's outputs, so a step that is one piece has no noise scale; call "
+                "the watched model itself, or accumulate over at least 2 micro-batches"
+            )
+        call, rows = used[0][0], used[0][1].values()
+        if len(used) > 1:
+            problem = f"the model was called {len(used)} times for one backward pass"
         elif call.compiled and call.drew:
             problem = "the model is compiled and draws at random (dropout), which cannot be repeated"
-        elif not rows:
-            problem = "no gradient came back to the model's outputs"
         elif any(each.dim() == 0 or len(each) != examples for each in rows):
             problem = f"the model's outputs do not have one row for each of the {examples} examples"
         else:
@@ -111,8 +146,10 @@ class Split:
         )
 
 
-def _differentiable(output: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
+def _length(tensors: Sequence[Tensor]) -> Tensor:
+    lengths = [torch.linalg.vector_norm(each, dtype=torch.float64) for each in tensors]
+    found: Tensor = torch.linalg.vector_norm(torch.stack(lengths))
+    return found
 
 
 def _first(leaf: Any, *, count: int, of: int) -> Any:

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from rebatch.distributed import World
 from rebatch.errors import RequestError
-from rebatch.observation import Observation, Observer, Tap, trainable
+from rebatch.observation import Observation, Observer, Tap, differentiable, trainable
 
 # In so many first steps the gradient that is shown is compared with the pieces that it should consist of.
 CHECKED_STEPS = 3
@@ -169,6 +169,7 @@ class Watch:
             self._world,
             scale,
             self._equal_weights,
+            self._pieces.consistent() if self._watches_pieces and self._world.size == 1 else None,
         )
         for observer in self._observers:
             observer.step(observation)
@@ -199,8 +200,8 @@ class Watch:
         for observer, saved in zip(self._observers, state["observers"], strict=True):
             observer.load_state_dict(saved)
 
-    def _called(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self._pieces.called(self._size_of(args, kwargs))
+    def _called(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
+        self._pieces.called(self._size_of(args, kwargs), output)
 
     def _check(self) -> None:
         pieces = self._pieces
@@ -226,7 +227,7 @@ class _Pieces(Observer):
         self._told = [observer for observer in observers if observer.sees_micro_batches]
         self._parameter: nn.Parameter | None = None
         self._position = -1
-        self._calls: list[int] = []
+        self._calls: list[_Size] = []
         self._backward = False
         self.clear()
 
@@ -240,11 +241,16 @@ class _Pieces(Observer):
         """The step is over."""
         self.sizes: list[int] = []
         self._sum: Tensor | float = 0.0
+        self._calls.clear()
+        self._backward = False
 
-    def called(self, examples: int) -> None:
-        """The model is called: what a backward pass has followed was a micro-batch."""
+    def called(self, examples: int, output: Any) -> None:
+        """The model was called: what a backward pass has followed before was a micro-batch."""
         self.close()
-        self._calls.append(examples)
+        size = _Size(examples)
+        self._calls.append(size)
+        for leaf in differentiable(output):
+            leaf.register_hook(size.use)  # type: ignore[no-untyped-call]
 
     def gradient(self, position: int, gradient: Tensor) -> None:
         """A backward pass goes on."""
@@ -256,28 +262,56 @@ class _Pieces(Observer):
         """End the micro-batch, if there was one."""
         if not self._backward:
             return
-        if len(set(self._calls)) != 1:
+        used = [call.examples for call in self._calls if call.used]
+        if not used:
             raise RequestError(
-                f"the model was called with {self._calls} examples before one backward(), so a micro-batch has no "
-                "size; give watch a size_of"
+                "a backward pass came through none of the watched model's calls, so its examples are not known; call "
+                "the model itself, and watch what you call"
             )
-        self.sizes.append(self._calls[-1])
+        if len(set(used)) != 1:
+            raise RequestError(
+                f"the model was called with {used} examples before one backward(), so a micro-batch has no size; give "
+                "watch a size_of"
+            )
+        self.sizes.append(used[-1])
         self._calls, self._backward = [], False
         for observer in self._told:
             observer.micro_batch(self.sizes[-1])
 
+    def consistent(self) -> Tensor | None:
+        """Whether the parameter's gradient is the sum of what its micro-batches gave, on the device."""
+        return None if (parts := self._parts()) is None else parts[0] <= TOLERANCE * parts[1]
+
     def compare(self) -> None:
-        """Is the parameter's gradient the sum of what its micro-batches gave?"""
-        if self._parameter is None or self._parameter.grad is None or isinstance(self._sum, float):
+        """Refuse a gradient that is not."""
+        parts = self._parts()
+        if parts is None:
             return
-        found, expected = self._parameter.grad.detach().double(), self._sum.double()
-        error, size = (found - expected).abs().sum(), expected.abs().sum()
+        error, size = parts
         if torch.isfinite(error) and error > TOLERANCE * size:
             raise RequestError(
                 "the gradient at watch.step() is not what this step's backward passes add up to "
                 f"(off by {100 * float(error / size):.0f} % in one parameter): was it clipped, unscaled, or not zeroed "
                 "after the last step? call watch.step() right after the last backward()"
             )
+
+    def _parts(self) -> tuple[Tensor, Tensor] | None:
+        """How far off it is, and how large."""
+        if self._parameter is None or self._parameter.grad is None or isinstance(self._sum, float):
+            return None
+        found, expected = (each.detach().to_dense().double() for each in (self._parameter.grad, self._sum))
+        return (found - expected).abs().sum(), expected.abs().sum()
+
+
+class _Size:
+    """How many examples a call had, and whether a backward pass came through it."""
+
+    def __init__(self, examples: int) -> None:
+        self.examples, self.used = examples, False
+
+    def use(self, _: Tensor) -> None:
+        """A gradient came back to its output."""
+        self.used = True
 
 
 def _size_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
