@@ -82,7 +82,8 @@ def weigh(
     own = np.full(len(times), today_steps)
     now = _option(today, cuts[today], own, seconds[today])
     speedup = percentiles(own * seconds[today] / times[:, sizes.index(best)])
-    winners = np.array(sizes)[times.argmin(axis=1)]
+    # In each draw by the same rule: the first, so the smallest, of those within `WORTH` of the quickest.
+    winners = np.array(sizes)[(times <= WORTH * times.min(axis=1, keepdims=True)).argmax(axis=1)]
     low, high = (int(np.percentile(winners, q, method="nearest")) for q in (TAIL, 100.0 - TAIL))
     answer: Literal["move", "stay", "unknown"] = "unknown"
     if speedup.low > WORTH:

@@ -16,13 +16,15 @@ from rebatch.batching import total_steps
 from rebatch.critical_batch import drawn_steps
 from rebatch.data.sets import Splits
 from rebatch.errors import RequestError
+from rebatch.price import price
 from rebatch.recipe import Recipe, Steps
+from rebatch.recipe_file import to_table
 from rebatch.rules import Move, Rule
 from rebatch.study.capacity import Capacity, measure_capacity
 from rebatch.study.capacity_worker import Workload
-from rebatch.study.critical_batch import MeasuredCriticalBatch, measure_critical_batch_size
+from rebatch.study.critical_batch import PATIENCE, MeasuredCriticalBatch, measure_critical_batch_size
 from rebatch.tasks.task import Task
-from rebatch.transfer import Transfer, transfer
+from rebatch.transfer import Change, Transfer, transfer
 
 Array = NDArray[np.float64]
 Tell = Callable[[str], None]
@@ -151,6 +153,8 @@ def _weighed(capacity: Capacity, recipe: Recipe, examples: int, fitted: Sequence
     cuts: dict[int, Cut] = {}
     for size in wanted:
         cut = best_cut(size, largest, seconds, unit=capacity.unit, whole=capacity.plain_batch_norm)
+        if cut is None and size == own:  # today's step is what it is, also where it was too long to be timed
+            cut = Cut(own, 1)
         if cut is not None:
             cuts[size] = cut
     sizes, total = sorted(cuts), total_steps(recipe, examples)
@@ -176,10 +180,14 @@ def shares(fitted: Sequence[MeasuredCriticalBatch], total: int) -> list[float]:
 
 
 def _relative_steps(moment: MeasuredCriticalBatch, sizes: Sequence[int], seed: int) -> Array:
-    """Steps over those of the recipe's own batch size and rate, (draws, sizes)."""
+    """Steps over those of the recipe's own batch size and rate to the same loss, (draws, sizes)."""
     reached = [branch for branch in moment.branches if np.isfinite(branch.steps)]
     runs = [branch.batch_size for branch in reached], [branch.steps for branch in reached]
-    return drawn_steps(*runs, sizes, draws=DRAWS, seed=seed) / moment.reference_steps
+    drawn = drawn_steps(*runs, sizes, draws=DRAWS, seed=seed)
+    own = np.log([min(steps, PATIENCE * moment.reference_steps) for steps in moment.own_steps])
+    scatter = moment.fit.scatter if moment.fit is not None else 0.0
+    noise = np.random.default_rng(seed + 1).standard_normal((DRAWS, 1)) * scatter / np.sqrt(len(own))
+    return np.asarray(drawn / np.exp(own.mean() + noise))
 
 
 def _seconds_of(capacity: Capacity, size: int) -> float:
@@ -205,6 +213,18 @@ def _transfer(recipe: Recipe, advice: Advice, fitted: Sequence[MeasuredCriticalB
     """The recipe at the best batch size: its measured rate, and as many steps as it is expected to take."""
     factor = measured_lr_factor(fitted, advice.best.batch_size)
     steps = max(1, round(advice.best.steps.estimate))
+    rate_why, length_why = (
+        "the best rate of branches at this batch size",
+        "steps to the same loss, as branches took them",
+    )
+    if advice.best.batch_size == recipe.batch_size:  # no transfer: the same batch size at another rate
+        moved = recipe.with_lr(recipe.optimizer.lr * factor).replace(budget=Steps(steps))
+        changes = (
+            Change("optimizer.lr", recipe.optimizer.lr, moved.optimizer.lr, "measured_lr", rate_why),
+            Change("budget", to_table(recipe)["budget"], to_table(moved)["budget"], "measured_steps", length_why),
+        )
+        cost = price(recipe, moved, examples)
+        return Transfer(moved, 1.0, ("measured_lr", "measured_steps"), changes, (), cost)
 
     def rate(recipe: Recipe, _: Move) -> Recipe:
         return recipe.with_lr(recipe.optimizer.lr * factor)
@@ -217,11 +237,12 @@ def _transfer(recipe: Recipe, advice: Advice, fitted: Sequence[MeasuredCriticalB
         return recipe if ghost is None else recipe.replace(ghost_batch_size=min(ghost, move.batch_size))
 
     rules = [
-        Rule("measured_lr", ("optimizer.lr",), rate, lambda _: "the best rate of branches at this batch size"),
-        Rule("measured_steps", ("budget",), length, lambda _: "steps to the same loss, as branches took them"),
+        Rule("measured_lr", ("optimizer.lr",), rate, lambda _: rate_why),
+        Rule("measured_steps", ("budget",), length, lambda _: length_why),
         Rule("fitting_ghosts", ("ghost_batch_size",), ghosts, lambda _: "a ghost is no larger than the batch"),
     ]
-    return transfer(recipe, batch_size=advice.best.batch_size, rules=rules, examples=examples)
+    # The rate was measured against this recipe's own, whatever it was transferred from.
+    return transfer(recipe.as_tuned(), batch_size=advice.best.batch_size, rules=rules, examples=examples)
 
 
 def measured_lr_factor(fitted: Sequence[MeasuredCriticalBatch], batch_size: int) -> float:
@@ -237,7 +258,8 @@ def _doubts(advice: Advice, fitted: Sequence[MeasuredCriticalBatch], recipe: Rec
     """What the answer leans on."""
     last = max(moment.step + moment.reference_steps for moment in fitted)
     found = [
-        f"steps were counted at constant rates, in the run's first {last:,} steps; that later ones follow is assumed"
+        f"steps were counted at constant rates, in the first {last:,} steps, and compared to one validation loss; "
+        "that a schedule with its drops, and so the final loss, follows in proportion is assumed"
     ]
     ends = advice.options[0].batch_size, advice.options[-1].batch_size
     if advice.best.batch_size in ends and advice.best.batch_size != recipe.batch_size:

@@ -58,7 +58,9 @@ class Branch:
 class MeasuredCriticalBatch:
     """Where the branches start and at which rate, the loss that they go to, and what came out.
 
-    `reference_steps` is what the recipe's own batch size and rate take to it, by definition.
+    `reference_steps` is after how many steps branches at the recipe's own batch size and rate have it on average, and
+    `own_steps` when each of them first reached it, which is sooner where the loss flattens or jumps. Other batch sizes
+    are judged by when they first reach it, so it is `own_steps` that they compare with.
 
     `fit` is None where fewer than three branches, or a single batch size, reached the loss; `noise_scale` is that of
     the steps before, None (with the reason in `no_noise_scale`) for a model that has none.
@@ -69,6 +71,7 @@ class MeasuredCriticalBatch:
     loss: float
     target: float
     reference_steps: int
+    own_steps: tuple[float, ...]
     branches: tuple[Branch, ...]
     fit: CriticalBatchSize | None
     noise_scale: NoiseScaleEstimate | None
@@ -103,7 +106,7 @@ def measure_critical_batch_size(
     length = branch_steps or max(LEAST_STEPS, total // 10)
     start = _start(model, data, recipe, round(at * total), length, seed, execution, micro_batch_size)
     loss = start.loss
-    runs = _Branches(model, data, recipe.with_lr(start.lr), loss, length, seeds, execution, micro_batch_size)
+    runs = _Branches(model, data, recipe.with_lr(start.lr), loss, length, seeds, seed, execution, micro_batch_size)
     target = runs.reference()
     if not target < loss:
         raise RequestError(
@@ -118,6 +121,7 @@ def measure_critical_batch_size(
         loss=loss,
         target=target,
         reference_steps=length,
+        own_steps=runs.own(target),
         branches=branches,
         fit=_fit(branches),
         noise_scale=start.noise_scale,
@@ -181,6 +185,7 @@ class _Branches:
     loss: float
     length: int
     seeds: int
+    seed: int
     execution: Execution
     micro_batch_size: int | None
 
@@ -189,8 +194,15 @@ class _Branches:
         ends = [list(self._losses(self.recipe, self.length, seed))[-1][1] for seed in range(self.seeds)]
         return statistics.fmean(ends)
 
+    def own(self, target: float) -> tuple[float, ...]:
+        """When the recipe's own batch size and rate first reach the target, for each seed."""
+        return tuple(self._steps_to(self.recipe, 1.0, target, seed) for seed in range(self.seeds))
+
     def best(self, size: int, target: float) -> list[Branch]:
-        """All seeds of the rate that reaches the target in the fewest steps, on average over the seeds."""
+        """All seeds of the rate that reaches the target in the fewest steps, on average over the seeds.
+
+        A seed that does not reach it counts with twice the steps after which it was given up.
+        """
         kappa = size / self.recipe.batch_size
         center = self.recipe.optimizer.lr * math.sqrt(kappa)
         tried: dict[int, list[Branch]] = {}
@@ -200,7 +212,7 @@ class _Branches:
                 recipe = self.recipe.replace(batch_size=size).with_lr(center * RATIO**place)
                 taken = [self._steps_to(recipe, kappa, target, seed) for seed in range(self.seeds)]
                 tried[place] = [Branch(size, recipe.optimizer.lr, seed, steps) for seed, steps in enumerate(taken)]
-            return statistics.fmean(branch.steps for branch in tried[place])
+            return statistics.fmean(min(branch.steps, 2.0 * self._most(kappa)) for branch in tried[place])
 
         best = 0
         while len(tried) < MOST_RATES:
@@ -212,7 +224,7 @@ class _Branches:
 
     def _steps_to(self, recipe: Recipe, kappa: float, target: float, seed: int) -> float:
         """When the validation loss crosses `target`, between two looks; inf where the patience ends first."""
-        most = math.ceil(PATIENCE * self.length * max(1.0, 1.0 / kappa))
+        most = self._most(kappa)
         before = (0, self.loss)
         for step, loss in self._losses(recipe, most, seed):
             if loss <= target:
@@ -220,14 +232,17 @@ class _Branches:
             before = (step, loss)
         return math.inf
 
+    def _most(self, kappa: float) -> int:
+        return math.ceil(PATIENCE * self.length * max(1.0, 1.0 / kappa))
+
     def _losses(self, recipe: Recipe, steps: int, seed: int) -> Iterator[tuple[int, float]]:
         """(Steps, validation loss), four looks an octave: a large batch may be there after a few steps.
 
         Ends early where the run diverges.
         """
         copied, execution = copy.deepcopy(self.model), self.execution
-        # The run itself had another seed.
-        options = {"seed": seed + 1, "execution": execution, "micro_batch_size": self.micro_batch_size}
+        # The run itself had another order of the examples.
+        options = {"seed": self.seed + seed + 1, "execution": execution, "micro_batch_size": self.micro_batch_size}
         for row in train(copied, self.data, branch_recipe(recipe, steps), evaluations=1, **options):  # type: ignore[arg-type]
             if "diverged" in row:
                 return
@@ -240,9 +255,9 @@ def validation_loss(model: nn.Module, data: Splits, execution: Execution) -> flo
 
 
 def branch_recipe(recipe: Recipe, steps: int) -> Recipe:
-    """At a constant rate, and without what a recipe does to a fresh model or at the start of an epoch."""
+    """At a constant rate, and without what a recipe does to a fresh model, at the start of an epoch, or at the end."""
     defects = msgspec.structs.replace(recipe.defects, batch_norm_scale="ones", reset_momentum_epochs=None)
-    return recipe.replace(schedule=Constant(), budget=Steps(steps), defects=defects)
+    return recipe.replace(schedule=Constant(), budget=Steps(steps), defects=defects, averaging=None)
 
 
 def _fit(branches: Sequence[Branch]) -> CriticalBatchSize | None:
