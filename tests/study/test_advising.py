@@ -3,13 +3,47 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from rebatch import transfer
+from rebatch.advice import Cut, weigh
 from rebatch.cli.main import run
-from rebatch.recipe import Epochs
+from rebatch.recipe import Epochs, Steps
 from rebatch.recipe_file import read_recipe, write_recipe
 from rebatch.schedule import Constant
+from rebatch.study.advising import transferred
+from rebatch.study.critical_batch import Branch, MeasuredCriticalBatch
 from rebatch.tasks import TASKS
+
+
+def test_another_rate_at_todays_batch_size_is_a_recipe_too() -> None:
+    recipe = TASKS["digits/mlp"].recipe
+    size, lr = recipe.batch_size, recipe.optimizer.lr
+    branches = tuple(Branch(size, 4 * lr, seed, 25.0) for seed in range(2))
+    moment = MeasuredCriticalBatch(0, lr, 2.3, 1.0, 100, (100.0, 100.0), branches, None, None)
+    ones = np.ones(400)
+    advice = weigh(
+        {size: 160 * ones, 512: 150 * ones},
+        {size: ones, 512: 9 * ones},
+        {size: Cut(size, 1), 512: Cut(512, 1)},
+        size,
+        640,
+    )
+    moved = transferred(recipe, advice, [moment], 1024)
+    assert (moved.recipe.optimizer.lr, moved.recipe.budget) == (pytest.approx(4 * lr), Steps(160))
+    assert [change.field for change in moved.changes] == ["optimizer.lr", "budget"]
+
+
+def test_a_recipe_that_was_transferred_moves_from_where_it_is() -> None:
+    small = TASKS["digits/mlp"].recipe
+    recipe = transfer(small, batch_size=128, rules=["sqrt_lr", "same_epochs"]).recipe
+    branches = tuple(Branch(256, recipe.optimizer.lr, seed, 25.0) for seed in range(2))
+    moment = MeasuredCriticalBatch(0, recipe.optimizer.lr, 2.3, 1.0, 100, (100.0, 100.0), branches, None, None)
+    ones = np.ones(400)
+    sizes = {128: 160 * ones, 256: 100 * ones}
+    advice = weigh(sizes, {128: ones, 256: ones}, {128: Cut(128, 1), 256: Cut(256, 1)}, 128, 160)
+    assert transferred(recipe, advice, [moment], 1024).recipe.optimizer.lr == pytest.approx(recipe.optimizer.lr)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rebatch import RequestError
+from rebatch.averaging import Ema
 from rebatch.recipe import Defects, Epochs, Recipe, Sgd, Steps
 from rebatch.schedule import Constant, Cosine, Plateau
 from rebatch.study.critical_batch import branch_recipe, measure_critical_batch_size
@@ -30,6 +31,11 @@ def test_branches_tell_steps_and_examples_beside_the_noise_scale() -> None:
     assert found.target < found.loss
     steps = {size: [b.steps for b in found.branches if b.batch_size == size] for size in (8, 32, 128)}
     assert max(steps[128]) < min(steps[8])
+    # The recipe's own rate is one of those tried at its own batch size, and is judged in the same way.
+    assert len(found.own_steps) == 2
+    if {branch.lr for branch in found.branches if branch.batch_size == 32} == {found.lr}:
+        assert [branch.steps for branch in found.branches if branch.batch_size == 32] == list(found.own_steps)
+    assert sum(steps[32]) <= sum(found.own_steps)
     # The reference branches ended at the loss that is to be reached, at their own rate: the best one is no slower.
     assert sum(steps[32]) / 2 <= 1.3 * 50
     assert found.fit is not None
@@ -71,6 +77,7 @@ def test_a_branch_does_not_treat_its_model_as_a_fresh_one() -> None:
     branch = branch_recipe(recipe, 7)
     assert (branch.schedule, branch.budget, branch.defects) == (Constant(), Steps(7), Defects())
     assert branch.optimizer == recipe.optimizer
+    assert branch_recipe(recipe.replace(averaging=Ema(decay=0.9)), 7) == branch
 
 
 def test_what_cannot_be_branched_is_refused() -> None:

@@ -81,7 +81,7 @@ def measure_advice(
         return Advised(capacity, moments, None, None, tuple(doubts))
     advice = _weighed(capacity, recipe, len(data.train), fitted)
     doubts += _doubts(advice, fitted, recipe)
-    moved = None if advice.answer == "stay" else _transfer(recipe, advice, fitted, len(data.train))
+    moved = None if advice.answer == "stay" else transferred(recipe, advice, fitted, len(data.train))
     return Advised(capacity, moments, advice, moved, tuple(doubts))
 
 
@@ -209,7 +209,7 @@ def _cut_seconds(capacity: Capacity, cut: Cut, line: int) -> float:
     return cut.accumulation_steps * _seconds_of(capacity, cut.micro_batch_size) * scatter
 
 
-def _transfer(recipe: Recipe, advice: Advice, fitted: Sequence[MeasuredCriticalBatch], examples: int) -> Transfer:
+def transferred(recipe: Recipe, advice: Advice, fitted: Sequence[MeasuredCriticalBatch], examples: int) -> Transfer:
     """The recipe at the best batch size: its measured rate, and as many steps as it is expected to take."""
     factor = measured_lr_factor(fitted, advice.best.batch_size)
     steps = max(1, round(advice.best.steps.estimate))
