@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from rebatch import RequestError
 from rebatch.averaging import Ema
@@ -52,6 +53,20 @@ def test_branches_from_a_fresh_model_start_at_the_recipes_own_rate() -> None:
     assert (found.step, found.lr) == (0, recipe.optimizer.lr)
     assert found.loss == pytest.approx(math.log(10), abs=0.2)
     assert found.no_noise_scale == "the model is fresh"
+
+
+def test_each_seed_may_have_fresh_weights_of_its_own() -> None:
+    made: list[int] = []
+
+    def fresh(seed: int) -> nn.Module:
+        made.append(seed)
+        return TASK.model(seed, DATA)
+
+    options = {"at": 0.0, "batch_sizes": (16, 32), "seeds": 2, "branch_steps": 20, "seed": 4}
+    own = measure_critical_batch_size(TASK.model(4, DATA), DATA, TASK.recipe, fresh=fresh, **options)  # type: ignore[arg-type]
+    assert made == [5, 6]
+    shared = measure_critical_batch_size(TASK.model(4, DATA), DATA, TASK.recipe, **options)  # type: ignore[arg-type]
+    assert own.target != shared.target
 
 
 def test_the_model_is_left_where_it_branches() -> None:

@@ -122,6 +122,7 @@ def _moments(
                     branch_steps=length,
                     seed=workload.seed,
                     execution=workload.execution,
+                    fresh=lambda seed: task.model(seed, data),
                 )
             )
         except RequestError as error:

@@ -7,7 +7,7 @@ al., 2018, section 2); Zhang et al. (2025, arXiv 2505.23971) found it unreliable
 import copy
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,12 +90,17 @@ def measure_critical_batch_size(
     seed: int = 0,
     execution: Execution | None = None,
     micro_batch_size: int | None = None,
+    fresh: Callable[[int], nn.Module] | None = None,
 ) -> MeasuredCriticalBatch:
     """Train `model` by `recipe` to a share `at` of its steps (none for 0), then branch at each of `batch_sizes`.
 
     All branches start from the same weights with an empty momentum buffer, at a constant rate, each batch size at its
     best rate on a grid of doublings. The loss to reach is the mean validation loss of branches at the recipe's own
     batch size and rate after `branch_steps` steps (by default a tenth of the run). Trains `model` in place up to there.
+
+    Args:
+        fresh: a new model for each seed, for branches from fresh weights (`at` = 0): a rate that suits one draw of them
+            may be too high for another. Left out, all start from `model`.
 
     Raises:
         RequestError: a schedule that listens to the run, a share outside [0, 1), or a target that is no progress.
@@ -106,7 +111,8 @@ def measure_critical_batch_size(
     length = branch_steps or max(LEAST_STEPS, total // 10)
     start = _start(model, data, recipe, round(at * total), length, seed, execution, micro_batch_size)
     loss = start.loss
-    runs = _Branches(model, data, recipe.with_lr(start.lr), loss, length, seeds, seed, execution, micro_batch_size)
+    starts = [model if fresh is None or start.step else fresh(seed + each + 1) for each in range(seeds)]
+    runs = _Branches(starts, data, recipe.with_lr(start.lr), loss, length, seed, execution, micro_batch_size)
     target = runs.reference()
     if not target < loss:
         raise RequestError(
@@ -177,17 +183,21 @@ def _train_to(step: int, model: nn.Module, data: Splits, recipe: Recipe, **optio
 
 @dataclass(frozen=True)
 class _Branches:
-    """What all branches have in common; `recipe` has the rate of the moment."""
+    """What all branches have in common, and the model of each seed; `recipe` has the rate of the moment."""
 
-    model: nn.Module
+    models: Sequence[nn.Module]
     data: Splits
     recipe: Recipe
     loss: float
     length: int
-    seeds: int
     seed: int
     execution: Execution
     micro_batch_size: int | None
+
+    @property
+    def seeds(self) -> int:
+        """How many."""
+        return len(self.models)
 
     def reference(self) -> float:
         """Mean validation loss at the end of branches with the recipe's own batch size and rate."""
@@ -240,7 +250,7 @@ class _Branches:
 
         Ends early where the run diverges.
         """
-        copied, execution = copy.deepcopy(self.model), self.execution
+        copied, execution = copy.deepcopy(self.models[seed]), self.execution
         # The run itself had another order of the examples.
         options = {"seed": self.seed + seed + 1, "execution": execution, "micro_batch_size": self.micro_batch_size}
         for row in train(copied, self.data, branch_recipe(recipe, steps), evaluations=1, **options):  # type: ignore[arg-type]
