@@ -2,13 +2,14 @@
 
     python benchmarks/advise.py [--task digits/mlp] [--start 4 512] [--output results/benchmarks/advise-digits.json]
 
-From a recipe at a batch size far too small and from one far too large, with 5 seeds each: `rebatch advise` measures and
-answers, knowing nothing of what follows. Then all batch sizes (powers of two) and rates (powers of two) of a grid are
-trained from fresh weights at a constant rate until the validation loss that the starting recipe reaches in its budget,
-5 seeds each; so is the advised pair. Regret is the advised pair's time over the least of the grid, minus 1: mean steps
-times seconds of a step, measured once by `rebatch measure throughput`'s code for all of them, so that a busy moment of
-the machine favors nobody. The grid is the fair baseline because nobody can choose better within it, and it is tuned on
-the very seeds that it is judged by. Predicted steps are compared with those that the advised pair took.
+From a recipe at a batch size far too small and from one far too large, with 5 seeds each: `rebatch advise` measures
+and answers, knowing nothing of what follows. Then all batch sizes (powers of two) and rates (powers of two) of a grid
+are trained from fresh weights at a constant rate until they first reach the validation loss that the starting recipe
+has at the end of its budget, 5 seeds each; so are the advised pair and the starting recipe itself. Regret is the
+advised pair's time over the least of the grid, minus 1: mean steps times seconds of a step, measured once by `rebatch
+measure throughput`'s code for all of them, so that a busy moment of the machine favors nobody. The grid is the fair
+baseline because nobody can choose better within it, and it is tuned on the very seeds that it is judged by. Predicted
+steps over the starting recipe's, times those that it took, are compared with what the advised pair took.
 """
 
 import argparse
@@ -119,7 +120,7 @@ def judge(name: str, start: Recipe, data_dir: Path | None) -> dict[str, Any]:
     sizes = [2**power for power in range(1, 20) if 4 <= 2**power <= examples // 2]
     cells, best = best_of_grid(race, start, sizes)
     print(f"start {start.batch_size}: target {target:.4g}, best of the grid {best}", flush=True)
-    answers = []
+    own, answers = race.mean_steps(start), []
     for seed in SEEDS:
         advised = measure_advice(task, data, Workload(name, start, seed=seed, threads=1, data_dir=data_dir))
         answer: dict[str, Any] = {"seed": seed, "answer": "unknown", "doubts": advised.doubts}
@@ -128,7 +129,8 @@ def judge(name: str, start: Recipe, data_dir: Path | None) -> dict[str, Any]:
             answer |= {"answer": advised.advice.answer, "likely": advised.advice.likely}
             if advised.transfer is not None and advised.advice.answer == "move":
                 chosen = advised.transfer.recipe.as_tuned()
-                answer["predicted_steps"] = advised.advice.best.steps.estimate
+                share = advised.advice.best.steps.estimate / advised.advice.today.steps.estimate
+                answer["predicted_steps"] = share * own
         taken = race.mean_steps(chosen)
         answer |= {"batch_size": chosen.batch_size, "lr": chosen.optimizer.lr, "steps": taken}
         answer["regret"] = taken * race.seconds(chosen.batch_size) / best["seconds"] - 1.0
@@ -143,6 +145,7 @@ def judge(name: str, start: Recipe, data_dir: Path | None) -> dict[str, Any]:
         "start": start.batch_size,
         "lr": start.optimizer.lr,
         "target": target,
+        "own_steps": own,
         "best": best,
         "answers": answers,
         "grid": cells,
