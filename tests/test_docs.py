@@ -93,11 +93,15 @@ def test_every_public_name_exists_and_is_documented() -> None:
         assert list(getattr(module, "__all__", [])) == sorted(getattr(module, "__all__", []))
 
 
-def test_the_claims_of_the_page_are_what_the_kept_results_say() -> None:
-    """Mend with: rebatch study list --markdown --source hoffer."""
-    page = (ROOT / "docs" / "reproducing-hoffer.md").read_text()
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [("reproducing-hoffer.md", "Hoffer"), ("reproducing-page.md", "Page"), ("why-mini-batches.md", "Mini-batches")],
+)
+def test_the_claims_of_the_page_are_what_the_kept_results_say(name: str, source: str) -> None:
+    """Mend with: rebatch study list --markdown --source hoffer (or mini-batches)."""
+    page = (ROOT / "docs" / name).read_text()
     table = page.partition("<!-- claims -->\n")[2].partition("<!-- /claims -->")[0]
-    assert table == evidence_markdown([study for study in evidence() if study.source.startswith("Hoffer")])
+    assert table == evidence_markdown([study for study in evidence() if study.source.startswith(source)])
 
 
 def test_the_table_of_the_readme_is_what_the_kept_result_says() -> None:

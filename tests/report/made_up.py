@@ -10,7 +10,7 @@ from rebatch.report.paper.material import Material, Published, gather
 from rebatch.report.summary import summarize
 from rebatch.study.choosing import choose
 from rebatch.study.plan import Arm, Plan, make_plan
-from rebatch.study.probes import Landscape, Parting, RandomWalk, SummedSteps
+from rebatch.study.probes import Escape, GradientErrors, Landscape, Parting, RandomWalk, SummedSteps
 from rebatch.study.quantify import quantify
 from rebatch.study.store import Result, Store
 from rebatch.study.studies import STUDIES
@@ -121,6 +121,11 @@ def _result(plan: Plan, arm: Arm, seed: int, rows: Rows) -> Result:
         last |= sweep_metrics(arm, plan) if plan.study == "page-sweep" else {}
         steps = plan.steps(arm)
         return Result(status="done", steps=steps, accuracy=accuracy, test_loss=test_loss, metrics=last, seconds=1.0)
+    if isinstance(arm.probe, GradientErrors):
+        return Result(status="done", steps=0, metrics=_gradient_errors(arm.probe, noise), seconds=1.0)
+    if isinstance(arm.probe, Escape):
+        walked = 200.0 + 25.0 * math.log(arm.recipe.batch_size) + noise.random()
+        return Result(status="done", steps=0, metrics={"left": 1.0, "steps": walked}, seconds=1.0)
     metrics = {"slope": 2.0, "relative": 0.1, "tail_weight": 1.6, "growth": 0.3, "growth_orders": 0.2} | {
         "distance": 1.8 + 0.1 * noise.random(),
         "distance_orders": 2.0,
@@ -133,6 +138,21 @@ def _result(plan: Plan, arm: Arm, seed: int, rows: Rows) -> Result:
     for place in ("0", "0.1", "1"):
         metrics |= {f"trace@{place}": 1.0 + 0.1 * noise.random(), f"mean_square@{place}": 1.0 + 0.1 * noise.random()}
     return Result(status="done", steps=0, metrics=metrics, seconds=1.0)
+
+
+def _gradient_errors(probe: GradientErrors, noise: random.Random) -> dict[str, float]:
+    """Errors as the formula has them for 1,024 examples and a noise scale of 100, and cosines that fall."""
+    found: dict[str, float] = {}
+    for place in probe.after:
+        numbers = {"noise_scale": 100.0, "epoch": 20.0 * place}
+        for size in probe.batch_sizes:
+            numbers[f"relative_error:{size}"] = math.sqrt(100 / size - 100 / 1024) * math.exp(noise.gauss(0, 0.05))
+        if probe.batch_sizes:
+            numbers |= {"exponent": -0.5, "raw_exponent": -0.55, "error_ratio": 1.0 + 0.01 * noise.random()}
+        for name in ("sample_cosine", "sample_agreement", "batch_cosine", "batch_agreement"):
+            numbers |= {f"{name}_expected": 0.5 - 0.4 * place, name: 0.5 - 0.4 * place + noise.gauss(0, 0.01)}
+        found |= {f"{name}@{place:g}": value for name, value in numbers.items()}
+    return found
 
 
 def _forgetting(noise: random.Random) -> dict[str, float]:

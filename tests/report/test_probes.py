@@ -26,7 +26,17 @@ def printed(summary: StudySummary) -> str:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("study", ["random-walk", "hoffer-landscape", "hoffer-increments", "hoffer-epoch"])
+TRAIN_NOTHING = (
+    "random-walk",
+    "hoffer-landscape",
+    "hoffer-increments",
+    "hoffer-epoch",
+    "gradient-error",
+    "saddle-escape",
+)
+
+
+@pytest.mark.parametrize("study", TRAIN_NOTHING)
 def test_a_study_that_trains_nothing_shows_no_accuracies_steps_or_curves(study: str, tmp_path: Path) -> None:
     store, plan = made_up_store(study, tmp_path)
     summary = summarize(plan, store)

@@ -9,6 +9,8 @@ from rebatch.recipe import Epochs, Recipe, Sgd
 from rebatch.study.plan import Arm, Plan
 from rebatch.study.probes import (
     EpochCorrelation,
+    Escape,
+    GradientErrors,
     Increments,
     Landscape,
     PartialTail,
@@ -23,6 +25,14 @@ from rebatch.study.records import FinishedRun, Rows, SeedRuns
 from study.made_up_sweep import sweep_metrics
 
 RECIPE = Recipe(batch_size=32, optimizer=Sgd(lr=0.1), budget=Epochs(1))
+
+GRADIENT_ERRORS = ("exponent", "raw_exponent", "error_ratio")
+COSINES = [
+    f"{size}_{kind}{form}"
+    for size in ("sample", "batch")
+    for kind in ("cosine", "agreement")
+    for form in ("", "_expected")
+]
 
 # How soon it forgets.
 DECAY = {
@@ -82,8 +92,14 @@ def probe_metrics(probe: Probe) -> dict[str, float]:
             names = ["tail_weight"]
         case Parting():
             names = ["growth", "growth_orders", "distance", "distance_orders"]
+        case Escape():
+            names = ["left", "steps"]
+        case GradientErrors(after=after, batch_sizes=sizes):
+            kinds = ["noise_scale", "gradient_norm", *(GRADIENT_ERRORS if sizes else ()), *COSINES, "epoch"]
+            kinds += [f"relative_error:{size}" for size in sizes]
+            names = [f"{kind}@{place:g}" for place in after for kind in kinds]
         case Landscape(ranges=ranges):
-            kinds = ("alpha", "taylor_ratio", "slope", "noise")
+            kinds = ["alpha", "taylor_ratio", "slope", "noise"]
             labels = [f"{low:g}-{high:g}" for low, high in ranges]
             names = [f"{kind}:{label}" for label in labels for kind in kinds] + ["gradient_norm", "dimensions"]
     return {name: 1.0 + 0.1 * place for place, name in enumerate(names)}

@@ -31,7 +31,8 @@ def test_another_rate_at_todays_batch_size_is_a_recipe_too() -> None:
         640,
     )
     moved = transferred(recipe, advice, [moment], 1024)
-    assert (moved.recipe.optimizer.lr, moved.recipe.budget) == (pytest.approx(4 * lr), Steps(160))
+    assert moved.recipe.optimizer.lr == pytest.approx(4 * lr)
+    assert moved.recipe.budget == Steps(160)
     assert [change.field for change in moved.changes] == ["optimizer.lr", "budget"]
 
 

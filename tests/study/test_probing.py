@@ -20,10 +20,19 @@ from rebatch.measure.landscape import fit_alpha, landscape, spread, taylor_line,
 from rebatch.measure.random_walk import exponent, fractional_potential, mean_square_distance
 from rebatch.nn import convert_ghost_batch_norm
 from rebatch.recipe import Noise, Recipe
-from rebatch.study import probing
+from rebatch.study import frozen, probing
 from rebatch.study.execute import execute
 from rebatch.study.plan import RunSpec
-from rebatch.study.probes import EpochCorrelation, Increments, Landscape, Probe, RandomWalk, StepTime
+from rebatch.study.probes import (
+    EpochCorrelation,
+    Escape,
+    GradientErrors,
+    Increments,
+    Landscape,
+    Probe,
+    RandomWalk,
+    StepTime,
+)
 from rebatch.study.probing import Measured, probe
 from rebatch.study.store import Result, RunFolder, Store
 from rebatch.tasks import TASKS
@@ -45,6 +54,17 @@ PROBES: dict[str, tuple[Probe, Recipe, Task]] = {
     "epoch": (EpochCorrelation(after=0.02, epochs=3), DIGITS.recipe, DIGITS),
     "replacement": (EpochCorrelation(after=0.0, epochs=3, replacement=True), DIGITS.recipe, DIGITS),
     "walk": (WALK, SIMULATION.recipe, SIMULATION),
+    "gradient errors": (
+        GradientErrors(after=(0.0, 0.02), batch_sizes=(8, 64), draws=4),
+        DIGITS.recipe,
+        TASKS["digits/mlp-plain"],
+    ),
+    "shuffled, of some examples": (
+        GradientErrors(after=(0.02,), draws=3, examples=50, shuffled=True),
+        DIGITS.recipe,
+        DIGITS,
+    ),
+    "escape": (Escape(surface="saddle", walkers=3, most=999, noise=4.0), SIMULATION.recipe, SIMULATION),
     "plain": (RandomWalk(alpha=None, sites=201, walkers=2, log_times=(1.0, 4.0)), SIMULATION.recipe, SIMULATION),
 }
 
@@ -157,7 +177,7 @@ def test_all_places_lie_on_one_reference_run_which_stops_at_the_last(monkeypatch
     alone: dict[str, float] = {}
     for after in wanted.after:
         alone |= probe(spec_of(msgspec.structs.replace(wanted, after=(after,)), GHOSTS), DIGITS, None)[1]
-    monkeypatch.setattr(probing, "train", watched)
+    monkeypatch.setattr(frozen, "train", watched)
     assert probe(spec_of(wanted, GHOSTS), DIGITS, None)[1] == alone  # a place does not change what comes after it
     assert steps == sorted(set(steps))
     assert steps[-2] < 32 <= steps[-1]

@@ -23,6 +23,7 @@ from rebatch.study.studies.hoffer_2017 import (
     regime,
 )
 from rebatch.study.studies.hoffer_2017.common import GBN, LARGE, LR, SMALL
+from rebatch.study.studies.mini_batches import gradient_error, saddle_escape
 from rebatch.study.studies.page_2018 import batch, forgetting, summed, sweep
 from study.made_up import RECIPE, reached, run
 
@@ -43,6 +44,8 @@ HAND_COMPUTED = {
     summed.SUMS,  # in test_page_summed.py
     batch.BATCH,  # in test_page_batch.py
     sweep.SWEEP,  # in test_page_sweep.py
+    gradient_error.GRADIENT_ERROR,  # in test_mini_batches.py
+    saddle_escape.SADDLE_ESCAPE,  # in test_mini_batches.py
 }
 
 

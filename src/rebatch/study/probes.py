@@ -1,5 +1,7 @@
 """What a run may do instead of a training: each a frozen table of numbers, done by the function of its type."""
 
+from typing import Literal
+
 import msgspec
 
 
@@ -120,6 +122,58 @@ class Parting(_Probe, frozen=True, tag="parting"):
     kappa: int = 4
 
 
+class GradientErrors(_Probe, frozen=True, tag="gradient_errors"):
+    """How far batches' gradients are from the full one, and whether they agree, along a training by the arm's recipe.
+
+    Attributes:
+        after: fractions of the run after which the weights are frozen and batches drawn.
+        batch_sizes: those whose error is measured, if any.
+        share: of the training set, as a batch that is compared with the full gradient and with another such batch.
+        draws: batches per size, and pairs of batches, at each place.
+        examples: how many examples' own gradients give the covariance's trace; None for all.
+        shuffled: train on labels that were permuted once.
+    """
+
+    after: tuple[float, ...]
+    batch_sizes: tuple[int, ...] = ()
+    share: float = 0.01
+    draws: int = 200
+    examples: int | None = None
+    shuffled: bool = False
+
+
+SurfaceName = Literal["saddle", "sphere", "double_well"]
+"""The losses of `measure.escape`."""
+
+
+class Escape(_Probe, frozen=True, tag="escape"):
+    """Steps to leave a stationary point, at the arm's rate and with the noise of its batch size; no training.
+
+    Attributes:
+        surface: which loss, one of `measure.escape.SURFACES`.
+        walkers: how many.
+        most: steps after which a walker counts as one that never leaves.
+        noise: standard deviation of one example's gradient in each coordinate; 0 for the exact gradient.
+        spread: standard deviation of the starts around the stationary point.
+    """
+
+    surface: SurfaceName
+    walkers: int
+    most: int
+    noise: float = 0.0
+    spread: float = 0.0
+
+
 Probe = (
-    Landscape | RandomWalk | Increments | EpochCorrelation | StepTime | Throughput | SummedSteps | PartialTail | Parting
+    Landscape
+    | RandomWalk
+    | Increments
+    | EpochCorrelation
+    | StepTime
+    | Throughput
+    | SummedSteps
+    | PartialTail
+    | Parting
+    | GradientErrors
+    | Escape
 )

@@ -1,6 +1,5 @@
 """Runs that are not a training: what each kind of probe does, from its spec to rows and numbers."""
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,20 +12,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rebatch import draws
-from rebatch.batching import total_steps
 from rebatch.data.batches import prepare
 from rebatch.data.sets import Splits
 from rebatch.execution import Execution
 from rebatch.measure.epoch_correlation import batch_correlation, cross_covariance_trace, sample_epochs
-from rebatch.measure.increments import Gradient, Setting, covariance_trace, sample_moments
+from rebatch.measure.increments import Setting, covariance_trace, sample_moments
 from rebatch.measure.landscape import fit_alpha, landscape, spread, taylor_line, taylor_ratio
 from rebatch.measure.random_walk import exponent, flat_potential, fractional_potential, mean_square_distance
 from rebatch.nn import convert_ghost_batch_norm
 from rebatch.recipe import Steps
+from rebatch.study.frozen import along, gradient_of
+from rebatch.study.mini_batch_probing import escape, gradient_errors
 from rebatch.study.page_probing import partial_tail, parting, summed_steps
 from rebatch.study.plan import RunSpec
 from rebatch.study.probes import (
     EpochCorrelation,
+    Escape,
+    GradientErrors,
     Increments,
     Landscape,
     PartialTail,
@@ -135,7 +137,7 @@ def _increments(spec: RunSpec, task: Task, data_dir: Path | None) -> Measured:
     for after, model in _along_the_reference_run(spec, task, data, wanted.after):
         if recipe.ghost_batch_size is not None:
             convert_ghost_batch_norm(model, recipe.ghost_batch_size)
-        gradient = _gradient_of(model.train(), data)
+        gradient = gradient_of(model.train(), data)
         rng = draws.generator(spec.seed, "increments", round(1000 * after))
         found = sample_moments(gradient, len(data.train), setting, draws=wanted.draws, rng=rng)
         metrics |= {f"trace@{after:g}": found.trace, f"mean_square@{after:g}": found.mean_square}
@@ -148,7 +150,7 @@ def _epoch_correlation(spec: RunSpec, task: Task, data_dir: Path | None) -> Meas
     data = splits_of(spec, task, data_dir)
     ((_, model),) = _along_the_reference_run(spec, task, data, [wanted.after])
     # In evaluation mode batch norm does not couple the examples, which the closed form needs.
-    gradient, examples = _gradient_of(model.eval(), data), len(data.train)
+    gradient, examples = gradient_of(model.eval(), data), len(data.train)
     rng = draws.generator(spec.seed, "epoch_correlation")
     batches = max(2, min(examples // size, 8))
     found = sample_epochs(
@@ -190,41 +192,18 @@ _PROBES: dict[type, Callable[[RunSpec, Task, Path | None], Measured]] = {
     SummedSteps: summed_steps,
     PartialTail: partial_tail,
     Parting: parting,
+    GradientErrors: gradient_errors,
+    Escape: escape,
 }
 
 
 def _along_the_reference_run(
     spec: RunSpec, task: Task, data: Splits, places: Iterable[float]
 ) -> Iterator[tuple[float, nn.Module]]:
-    """A copy of the task's model after each of `places`, fractions of its reference run: one run, stopped at the last.
-
-    A copy is given at the first row that is not before its place.
-    """
-    total = total_steps(task.recipe, len(data.train))
-    waiting = sorted(places)
-    while waiting and round(waiting[0] * total) == 0:
-        yield waiting.pop(0), task.model(spec.seed, data)
-    if not waiting:
-        return
-    model = task.model(spec.seed, data)
-    for row in train(model, data, task.recipe, seed=spec.seed, execution=Execution(), evaluations=1):
-        while waiting and (row["step"] >= round(waiting[0] * total) or "diverged" in row):
-            yield waiting.pop(0), copy.deepcopy(model)
-        if not waiting:
-            return
-
-
-def _gradient_of(model: nn.Module, data: Splits) -> Gradient:
-    """Indices and weights of a batch to the flat gradient of mean(weight * loss), unaugmented."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-    def gradient(indices: Tensor, weights: Tensor) -> Tensor:
-        inputs, targets = prepare(data.train, indices, data.normalize)
-        losses = F.cross_entropy(model(inputs), targets, reduction="none")
-        parts = torch.autograd.grad((losses * weights.to(losses.dtype)).mean(), parameters)
-        return torch.cat([part.reshape(-1) for part in parts])
-
-    return gradient
+    """A copy of the task's model after each of `places`, fractions of its reference run."""
+    model, execution = task.model(spec.seed, data), Execution()
+    for frozen in along(model, data, task.recipe, places, seed=spec.seed, execution=execution):
+        yield frozen.place, frozen.model
 
 
 def _batch_loss(

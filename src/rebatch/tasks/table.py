@@ -164,11 +164,11 @@ def _no_data(*_: object) -> Any:
     )
 
 
-# Where studies run that train nothing.
+# Where studies run that train nothing; there are no examples, but as many as any batch whose noise they simulate.
 SIMULATION = Task(
     "simulation/none",
     Recipe(batch_size=1, optimizer=Sgd(lr=1.0), budget=Steps(1)),
-    1,
+    2**20,
     1,
     1,
     classes=1,

@@ -8,6 +8,7 @@ from rebatch.report.paper import (
     diffusion,
     distance,
     gap,
+    gradient_error,
     increments,
     landscape,
     momentum_reset,
@@ -15,6 +16,7 @@ from rebatch.report.paper import (
     page_forgetting,
     page_sums,
     page_sweep,
+    saddle_escape,
     walk,
 )
 from rebatch.report.paper.canvas import style, svg_bytes
@@ -39,6 +41,8 @@ FIGURES: "dict[str, Callable[[Material], Figure | None]]" = {
     "page-sweep": page_sweep.figure,
     "page-forgetting": page_forgetting.figure,
     "page-sums": page_sums.figure,
+    "gradient-error": gradient_error.figure,
+    "saddle-escape": saddle_escape.figure,
 }
 
 

@@ -17,6 +17,8 @@ from rebatch.study.studies.hoffer_2017.random_walk import RANDOM_WALK
 from rebatch.study.studies.hoffer_2017.regime import REGIME
 from rebatch.study.studies.hoffer_2017.schedule import SCHEDULE
 from rebatch.study.studies.hoffer_2017.updates import UPDATES
+from rebatch.study.studies.mini_batches.gradient_error import GRADIENT_ERROR
+from rebatch.study.studies.mini_batches.saddle_escape import SADDLE_ESCAPE
 from rebatch.study.studies.page_2018.batch import BATCH
 from rebatch.study.studies.page_2018.forgetting import FORGETTING
 from rebatch.study.studies.page_2018.summed import SUMS
@@ -45,5 +47,7 @@ STUDIES: dict[str, Study] = {
         SWEEP,
         FORGETTING,
         SUMS,
+        GRADIENT_ERROR,
+        SADDLE_ESCAPE,
     )
 }

@@ -1,0 +1,55 @@
+"""The numbers in the figures of `gradient-error` and `saddle-escape`."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from rebatch.report.paper import gradient_error, saddle_escape
+from rebatch.report.paper.draw import svg
+from rebatch.statistics import mean_interval
+from report.made_up import made_up
+
+
+def test_errors_stand_beside_the_formula_at_each_place(tmp_path: Path) -> None:
+    material = made_up("gradient-error", tmp_path)
+    found = gradient_error.errors(material, 0.1)
+    assert found is not None
+    assert (found.n, found.sizes) == (3, (8, 32, 128, 512))
+    assert found.formula == pytest.approx([math.sqrt(100 / size - 100 / 1024) for size in found.sizes])
+    seen = gradient_error.values(material, "relative_error:32@0.1")
+    assert found.means[1].estimate == pytest.approx(math.prod(seen) ** (1 / 3))
+    assert gradient_error.errors(material, 0.3) is None
+
+
+def test_cosines_stand_over_the_epochs_of_their_places(tmp_path: Path) -> None:
+    material = made_up("gradient-error", tmp_path)
+    found = gradient_error.course(material, "sample_cosine")
+    assert found is not None
+    assert (found.n, found.epochs) == (3, (0.0, 1.0, 2.0, 4.0, 8.0, 20.0))
+    assert found.means[5] == mean_interval(gradient_error.values(material, "sample_cosine@1"))
+    assert found.means[5].estimate < 0.2 < found.means[0].estimate
+    other = gradient_error.course(material, "batch_agreement", "shuffled_labels:")
+    assert other is not None
+    assert other.means != found.means
+    assert gradient_error.course(material, "nothing") is None
+
+
+def test_where_errors_were_not_measured_the_cosines_are_drawn(tmp_path: Path) -> None:
+    material = made_up("gradient-error", tmp_path, task="mnist/f1")
+    assert gradient_error.errors(material, 0.0) is None
+    drawn = svg(material)
+    assert drawn is not None
+    assert b"samples of 1 %: 550 examples" in drawn
+    assert b"error of a batch" not in drawn
+
+
+def test_steps_stand_over_the_batch_beside_a_line_of_the_law_s_slope(tmp_path: Path) -> None:
+    material = made_up("saddle-escape", tmp_path)
+    found = saddle_escape.steps(material, "saddle", (4, 16, 64))
+    assert found is not None
+    assert (found.n, found.sizes) == (3, (4, 16, 64))
+    line = saddle_escape.law(found, 25.0)
+    assert line[1] - line[0] == pytest.approx(25.0 * math.log(4))
+    assert sum(line) == pytest.approx(sum(found.estimates))  # through the middle of the points
+    assert saddle_escape.steps(material, "saddle", (5,)) is None
