@@ -14,7 +14,7 @@ CRITICAL, FIXED, EACH = 100.0, 0.02, 0.001
 
 
 def advise(scatter: float, today: int = 64, retuned: float = 1.0, seed: int = 0) -> Advice:
-    """S = 50 (1 + 100/B), a step takes .02 + .001 B seconds; today's rate takes `retuned` times the best one's steps."""
+    """S = 50 (1 + 100/B), a step takes .02 + .001 B s; today's rate takes `retuned` times the best one's steps."""
     rng = np.random.default_rng(seed)
     noise = {size: np.exp(scatter * rng.standard_normal(400)) for size in SIZES}
     steps = {size: 50 * (1 + CRITICAL / size) * noise[size] for size in SIZES}
