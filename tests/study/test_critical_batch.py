@@ -36,7 +36,7 @@ def test_branches_tell_steps_and_examples_beside_the_noise_scale() -> None:
     assert len(found.own_steps) == 2
     if {branch.lr for branch in found.branches if branch.batch_size == 32} == {found.lr}:
         assert [branch.steps for branch in found.branches if branch.batch_size == 32] == list(found.own_steps)
-    assert sum(steps[32]) <= sum(found.own_steps)
+    assert sum(steps[32]) <= 1.5 * sum(found.own_steps)
     # The reference branches ended at the loss that is to be reached, at their own rate: the best one is no slower.
     assert sum(steps[32]) / 2 <= 1.3 * 50
     assert found.fit is not None
