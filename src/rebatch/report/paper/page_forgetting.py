@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SETS = {HALF: "half the data, as they are", WHOLE: "all data, augmented"}
+SETS = {HALF: "half the data", WHOLE: "all data"}
 COLUMNS = {"train_loss": "training", "validation_loss": "validation"}
 DASHES = {"train_loss": (0, (4, 2)), "validation_loss": "solid"}
 
@@ -86,9 +86,10 @@ def figure(material: Material) -> "Figure | None":
     runs = sorted({len(arm.runs) for name, arm in arms.items() if name.startswith((HALF, WHOLE))})
     notes(
         whole,
-        "Left, dashed: training loss. Right: batches of the run on all data under its final weights; an example is met "
-        f"again after an epoch. {LONGEST:g} epochs\nstand for {LONGEST:g} or more. Where a task is not augmented the "
-        f"first three are one. Means over n = {', '.join(map(str, runs))} seeds, bands: 95 % intervals.",
+        "Left, dashed: training loss; half the data are never augmented, all are where the task does. Right: batches "
+        f"of the run on all data\nunder its final weights; an example is met again after an epoch. {LONGEST:g} epochs "
+        f"stand for {LONGEST:g} or more. Without augmentation\nthe first three curves are one. Means over n = "
+        f"{', '.join(map(str, runs))} seeds, bands: 95 % intervals.",
         grid[0][1],
         columns=4,
     )
