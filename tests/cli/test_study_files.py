@@ -146,4 +146,5 @@ def test_studies_are_listed_by_source(capsys: pytest.CaptureFixture[str]) -> Non
     found = json.loads(capsys.readouterr().out)["studies"]
     assert [study["name"] for study in found] == [name for name in STUDIES if name.startswith("page-")]
     assert run(["study", "list", "--source", "pgae"]) == 2
-    assert "no study's source begins with 'pgae'; they begin with Hoffer, Mini-batches, Page 2018" in capsys.readouterr().err
+    known = "they begin with Hoffer, Mini-batches, Page 2018"
+    assert f"no study's source begins with 'pgae'; {known}" in capsys.readouterr().err
