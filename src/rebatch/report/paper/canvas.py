@@ -79,11 +79,26 @@ def panels(rows: int, columns: int, width: float, height: float, title: str) -> 
 
 def svg_bytes(figure: "Figure") -> bytes:
     """The figure as SVG without a date or a random name in it."""
+    _settle(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "rebatch"})
     bare = _MARKS.sub(_style_once, _SPACE.sub(b"\n", _COMMENT.sub(b"", buffer.getvalue())))
     short = _POINTS.sub(lambda found: _LONG.sub(rb"\1", found[0]), bare)
     return short.replace(b"'DejaVu Sans'", b"'DejaVu Sans', Verdana, sans-serif")  # narrower than the first: it fits
+
+
+def _settle(figure: "Figure") -> None:
+    """Lay the figure out, for good.
+
+    The solver of the layout adds in the order of memory addresses, so that the last bits of a panel's place differ
+    from drawing to drawing, and with them the names that clipping gets in the SVG, which are hashes of places.
+    """
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        axes.set_position(Bbox(axes.get_position(original=True).get_points().round(6)))
 
 
 def _style_once(found: re.Match[bytes]) -> bytes:
