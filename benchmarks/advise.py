@@ -23,11 +23,13 @@ from typing import Any
 import torch
 
 from rebatch import Epochs, Execution, Recipe, Steps, train
+from rebatch.critical_batch import climb, first_passage
 from rebatch.data.sets import Splits
 from rebatch.schedule import Constant
 from rebatch.study.advising import measure_advice
 from rebatch.study.capacity import Capacity, measure_capacity
 from rebatch.study.capacity_worker import Workload
+from rebatch.study.critical_batch import validation_loss
 from rebatch.study.environment import environment
 from rebatch.tasks import TASKS, Task
 
@@ -49,19 +51,12 @@ class Race:
     def steps(self, recipe: Recipe, seed: int) -> float:
         """Steps until the validation loss is below the target; inf where it stays above."""
         steps = max(LOOKS, self.most_examples // recipe.batch_size)
-        flat, before = recipe.replace(schedule=Constant(), budget=Steps(steps)), (0, math.inf)
+        flat = recipe.replace(schedule=Constant(), budget=Steps(steps))
         model = self.task.model(seed, self.data)
-        for row in train(model, self.data, flat, seed=seed, execution=Execution(), evaluations=LOOKS):
-            if "diverged" in row:
-                return math.inf
-            if "validation_loss" not in row:
-                continue
-            step, loss = int(row["step"]), row["validation_loss"]
-            if loss <= self.target:
-                share = 1.0 if math.isinf(before[1]) else (before[1] - self.target) / (before[1] - loss)
-                return before[0] + share * (step - before[0])
-            before = (step, loss)
-        return math.inf
+        start = validation_loss(model, self.data, Execution())
+        rows = train(model, self.data, flat, seed=seed, evaluations=LOOKS)
+        looks = ((int(row["step"]), row["validation_loss"]) for row in rows if "validation_loss" in row)
+        return first_passage(looks, self.target, start=start)
 
     def mean_steps(self, recipe: Recipe) -> float:
         """Over the seeds."""
@@ -69,12 +64,8 @@ class Race:
 
     def seconds(self, batch_size: int) -> float:
         """Of a whole step of one micro-batch."""
-        assert self.capacity.fit is not None
         assert self.capacity.update_seconds is not None
-        timed = {each.micro_batch_size: each.seconds for each in self.capacity.sizes}
-        found = timed.get(batch_size)
-        piece = found.estimate if found is not None else self.capacity.fit.seconds(batch_size).estimate
-        return piece + self.capacity.update_seconds.estimate
+        return self.capacity.seconds(batch_size) + self.capacity.update_seconds.estimate
 
 
 def final_loss(task: Task, data: Splits, recipe: Recipe) -> float:
@@ -98,9 +89,7 @@ def best_of_grid(race: Race, recipe: Recipe, batch_sizes: list[int]) -> tuple[li
                 found[place] = race.mean_steps(recipe.replace(batch_size=size).with_lr(center * 2.0**place))
             return found[place]
 
-        best = 0
-        while (better := min((best, best + 1, best - 1), key=steps)) != best and len(found) < 10:
-            best = better
+        climb(steps, most=10)
         cells += [
             {"batch_size": size, "lr": center * 2.0**place, "steps": taken, "seconds": taken * race.seconds(size)}
             for place, taken in sorted(found.items())

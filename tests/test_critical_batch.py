@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from rebatch.critical_batch import drawn_steps, fit_critical_batch_size
+from rebatch.critical_batch import climb, drawn_steps, first_passage, fit_critical_batch_size
 from rebatch.statistics import Interval
 
 SIZES = [16, 16, 64, 64, 256, 256, 1024, 1024]
@@ -83,3 +83,23 @@ def test_drawn_steps_of_exact_runs_are_the_fit() -> None:
     steps = steps_at(SIZES, 150, 70, 0.0, np.random.default_rng(0))
     drawn = drawn_steps(SIZES, steps, [150], draws=5, seed=0)
     np.testing.assert_allclose(drawn, 140, rtol=0.01)
+
+
+def test_a_first_passage_is_read_between_looks() -> None:
+    looks = [(1, 2.0), (4, 1.4), (8, 1.6), (16, 1.0)]
+    assert first_passage(looks, 1.7, start=2.3) == pytest.approx(2.5)
+    assert first_passage(looks, 1.5, start=2.3) == pytest.approx(3.5)  # the first time, though it rises again
+    assert first_passage(looks, 2.15, start=2.3) == pytest.approx(0.5)
+    assert math.isinf(first_passage(looks, 0.9, start=2.3))
+
+
+def test_a_climb_ends_between_worse_neighbors_or_when_it_has_asked_enough() -> None:
+    asked: list[int] = []
+
+    def cost(place: int) -> float:
+        asked.append(place)
+        return abs(place + 2.0)
+
+    assert climb(cost, most=9) == -2
+    assert sorted(asked) == [-3, -2, -1, 0, 1]  # each once
+    assert climb(lambda place: -place, most=4) == 2

@@ -49,8 +49,8 @@ class Advice(msgspec.Struct, frozen=True):
         best: the smallest whose median time is within `WORTH` of the least.
         speedup: today's time over the best one's; both share each draw.
         likely: 95 % of the draws have their best batch size in this range, both ends included.
-        answer: "move" where the speedup is above 1 beyond doubt, "stay" where today's batch size and rate are best or
-            at most `WORTH` slower beyond doubt, else "unknown".
+        answer: "move" where the speedup is above `WORTH` beyond doubt, "stay" where today's batch size and rate are
+            best or at most `WORTH` slower beyond doubt, else "unknown".
     """
 
     today: Option

@@ -105,6 +105,19 @@ def micro_batch_sizes(pieces: list[int], micro_batch_size: int) -> list[int]:
     return sizes
 
 
+def refuse_split_ghosts(micro_batch_size: int, ghost_batch_size: int) -> None:
+    """A micro-batch holds whole ghosts.
+
+    Raises:
+        RequestError: `micro_batch_size` is not a positive multiple of `ghost_batch_size`.
+    """
+    if micro_batch_size < 1 or micro_batch_size % ghost_batch_size:
+        raise RequestError(
+            f"micro_batch_size must be a positive multiple of ghost_batch_size={ghost_batch_size}, got "
+            f"{micro_batch_size}; try {max(ghost_batch_size, micro_batch_size - micro_batch_size % ghost_batch_size)}"
+        )
+
+
 def offsets(sizes: list[int]) -> list[tuple[int, int]]:
     """(start, stop) of consecutive pieces of the given sizes.
 

@@ -8,7 +8,7 @@ At B_crit both are twice their least. SciPy is imported where it is first called
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -103,6 +103,43 @@ def fit_critical_batch_size(
         math.sqrt(rss[best] / freedom),
         len(b),
     )
+
+
+def first_passage(looks: Iterable[tuple[int, float]], target: float, *, start: float) -> float:
+    """After how many steps a loss first comes down to `target`, on a straight line between two looks; inf if never.
+
+    >>> first_passage([(10, 2.0), (20, 1.0)], 1.5, start=3.0), first_passage([(10, 2.0)], 1.5, start=3.0)
+    (15.0, inf)
+
+    Args:
+        looks: steps, rising, and the loss after them.
+        start: the loss before the first step.
+    """
+    before = (0, start)
+    for step, loss in looks:
+        if loss <= target:
+            return before[0] + (before[1] - target) / (before[1] - loss) * (step - before[0])
+        before = (step, loss)
+    return math.inf
+
+
+def climb(cost: Callable[[int], float], *, most: int) -> int:
+    """Where `cost` is least: from 0 to the better neighbor until both are worse, or until `most` places were asked.
+
+    >>> climb(lambda place: (place - 3) ** 2, most=9)
+    3
+    """
+    known: dict[int, float] = {}
+
+    def of(place: int) -> float:
+        if place not in known:
+            known[place] = cost(place)
+        return known[place]
+
+    best = 0
+    while len(known) < most and (better := min((best, best + 1, best - 1), key=of)) != best:  # the first of equals
+        best = better
+    return best
 
 
 def drawn_steps(

@@ -163,7 +163,7 @@ def every(steps: int, observer: Observer) -> Observer:
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that gradients are shown of; `Observer.gradient` counts their positions."""
+    """The weights that are trained, of which gradients are shown; `Observer.gradient` counts their positions."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 

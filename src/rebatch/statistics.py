@@ -156,10 +156,7 @@ def fieller(numerator: Sequence[float], denominator: Sequence[float], level: flo
         raise ValueError(f"fieller pairs its values, got {len(above)} numerators and {len(below)} denominators")
     if not _excludes_zero(paired_contrast(below).interval(level)):
         return None
-    a, c = float(above.mean()), float(below.mean())
-    t_squared = _student_quantile((1.0 - level) / 2.0, len(above) - 1.0) ** 2
-    (v_a, v_ac), (_, v_c) = t_squared * np.cov(above, below) / len(above)
-    return _fieller_roots(a, c, float(v_a), float(v_ac), float(v_c))
+    return _fieller_roots(*_fieller_terms(above, below, level))
 
 
 def positive_ratio(numerator: ArrayLike, denominator: ArrayLike, level: float = 0.95) -> Interval | None:
@@ -175,9 +172,7 @@ def positive_ratio(numerator: ArrayLike, denominator: ArrayLike, level: float = 
     above, below = _require_finite(numerator, 1), _require_finite(denominator, 1)
     if len(above) != len(below) or len(above) < 2:
         raise ValueError(f"a ratio needs at least 2 pairs, got {len(above)} numerators and {len(below)} denominators")
-    a, c = float(above.mean()), float(below.mean())
-    t_squared = _student_quantile((1.0 - _require_level(level)) / 2.0, len(above) - 1.0) ** 2
-    (v_a, v_ac), (_, v_c) = (t_squared * np.cov(above, below) / len(above)).tolist()
+    a, c, v_a, v_ac, v_c = _fieller_terms(above, below, _require_level(level))
     q2, half_q1, q0 = c**2 - v_c, a * c - v_ac, a**2 - v_a
     if (q0 > 0.0 and a < 0.0) or (q2 > 0.0 and c < 0.0):
         return None
@@ -274,6 +269,15 @@ def _normal_tail(z: float) -> float:
     from scipy.special import ndtr
 
     return float(ndtr(-z))
+
+
+def _fieller_terms(
+    above: NDArray[np.float64], below: NDArray[np.float64], level: float
+) -> tuple[float, float, float, float, float]:
+    """Both means, then the variances of those means and their covariance, v_a, v_ac and v_c, times t^2."""
+    t_squared = _student_quantile((1.0 - level) / 2.0, len(above) - 1.0) ** 2
+    (v_a, v_ac), (_, v_c) = (t_squared * np.cov(above, below) / len(above)).tolist()
+    return float(above.mean()), float(below.mean()), v_a, v_ac, v_c
 
 
 def _fieller_roots(a: float, c: float, v_a: float, v_ac: float, v_c: float) -> Interval:

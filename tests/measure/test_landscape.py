@@ -21,9 +21,9 @@ from rebatch.measure.landscape import (
     taylor_curve,
     taylor_line,
     taylor_ratio,
-    trainable,
     undisturbed,
 )
+from rebatch.observation import trainable
 from toy import assert_same_state, state_of, toy_model, toy_splits
 
 EDGES = np.geomspace(1.0, 10.0, 6)

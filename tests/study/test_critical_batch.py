@@ -11,7 +11,8 @@ from rebatch import RequestError
 from rebatch.averaging import Ema
 from rebatch.recipe import Defects, Epochs, Recipe, Sgd, Steps
 from rebatch.schedule import Constant, Cosine, Plateau
-from rebatch.study.critical_batch import branch_recipe, measure_critical_batch_size
+from rebatch.study.branch import branch_recipe
+from rebatch.study.critical_batch import measure_critical_batch_size
 from rebatch.tasks import TASKS
 from toy import assert_same_state, state_of
 
@@ -112,3 +113,10 @@ def test_what_cannot_be_branched_is_refused() -> None:
         measure(recipe.replace(schedule=Plateau(patience=0.2)))
     with pytest.raises(RequestError, match=r"not below the .* before them, so there is no loss to reach"):
         measure(recipe.with_lr(1e-300))
+
+
+def test_a_rate_that_diverges_leaves_no_loss_to_reach() -> None:
+    with pytest.raises(RequestError, match="the validation loss is nan, not below"):
+        measure_critical_batch_size(
+            TASK.model(0, DATA), DATA, TASK.recipe.with_lr(1e6), at=0.0, batch_sizes=(16, 32), seeds=1, branch_steps=30
+        )

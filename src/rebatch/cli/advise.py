@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rebatch.cli.execution import ChannelsLast, Compile, PrecisionName, choose_execution
+from rebatch.cli.execution import ChannelsLast, Compile, PrecisionName, choose_execution, not_measured
 from rebatch.cli.options import DataDir, Json, RecipeOption, Seed, TaskName, Threads
 
 if TYPE_CHECKING:
@@ -32,21 +32,20 @@ def advise(
     """
     import torch
 
+    from rebatch.cli.measuring import chosen_recipe
     from rebatch.cli.output import note, write_json
     from rebatch.cli.recipe import refuse_folder, write_to
-    from rebatch.recipe_file import read_recipe
     from rebatch.study.advising import measure_advice
     from rebatch.study.capacity_worker import Workload
     from rebatch.tasks import find_task
 
     refuse_folder(output)
     found = find_task(task)
-    named = precision or ("float32" if found.execution == "auto" else None)
+    named = not_measured(found, precision)
     count = threads or torch.get_num_threads()
     torch.set_num_threads(count)
     execution = choose_execution(found, named, count, data_dir, channels_last=channels_last, compiled=compiled)
-    chosen = found.recipe if recipe is None else read_recipe(recipe).as_tuned()
-    workload = Workload(task, chosen, execution, seed, count, data_dir)
+    workload = Workload(task, chosen_recipe(found, recipe), execution, seed, count, data_dir)
     advised = measure_advice(found, found.data(seed, data_dir), workload, seeds=seeds, tell=note)
     if output is not None and advised.transfer is not None:
         write_to(advised.transfer.recipe, output)
@@ -70,7 +69,8 @@ def _print(advised: "Advised") -> None:
         if advised.transfer is not None:
             say(transfer_tables(advised.transfer))
     for moment in advised.moments:
-        say(f"at step {moment.step:,}: critical batch size {moment.fit or 'unknown'}; noise scale {_noise(moment)}")
+        fit, noise = moment.fit or "unknown", moment.noise_scale_in_words
+        say(f"at step {moment.step:,}: critical batch size {fit}; noise scale {noise}")
     for doubt in advised.doubts:
         say(f"leans on: {doubt}")
     fast = advised.capacity.full_speed
@@ -78,11 +78,6 @@ def _print(advised: "Advised") -> None:
         "it would change with the device (on this one examples per second stop growing at a micro-batch of "
         f"{fast}), or if the critical batch size is not what the branches say"
     )
-
-
-def _noise(moment: object) -> str:
-    found = getattr(moment, "noise_scale", None)
-    return str(found) if found is not None else "not measured (batch norm, or too few steps)"
 
 
 def _document(task: str, advised: "Advised") -> bytes:

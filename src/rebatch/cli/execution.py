@@ -31,6 +31,14 @@ def choose_execution(
     return msgspec.structs.replace(chosen, compile=compiled)
 
 
+def not_measured(task: Task, precision: str | None) -> str | None:
+    """The precision asked for, float32 where the task would have it measured.
+
+    What a command computes, or measures, should not depend on another measurement that nobody asked for.
+    """
+    return precision or ("float32" if task.execution == "auto" else None)
+
+
 def _measured(task: Task, threads: int, data_dir: Path | None) -> Execution:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RequestError("auto measures one process and ranks could choose differently; name a --precision here")

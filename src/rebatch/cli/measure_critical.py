@@ -67,6 +67,5 @@ def _lines(found: "MeasuredCriticalBatch") -> list[str]:
             f"  steps = {fit.least_steps.estimate:.3g} (1 + {fit.batch_size.estimate:.3g}/batch size), runs scatter by "
             f"{100 * fit.scatter:.0f} %"
         )
-    noise = found.noise_scale or f"not measured: {found.no_noise_scale or 'too few steps'}"
-    lines.append(f"noise scale          {noise}")
+    lines.append(f"noise scale          {found.noise_scale_in_words}")
     return lines

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rebatch.cli.execution import ChannelsLast, Compile, PrecisionName, choose_execution
+from rebatch.cli.execution import ChannelsLast, Compile, PrecisionName, choose_execution, not_measured
 from rebatch.cli.options import DataDir, Json, RecipeOption, Seed, TaskName, Threads
 from rebatch.errors import RequestError
 
@@ -50,8 +50,8 @@ def throughput(
 
     Everything runs in a process of its own, which may run out of memory without harm.
     """
+    from rebatch.cli.measuring import chosen_recipe
     from rebatch.cli.output import note, say, write_json
-    from rebatch.recipe_file import read_recipe
     from rebatch.study.capacity import measure_capacity
     from rebatch.study.capacity_worker import Workload
     from rebatch.study.memory import parse_bytes
@@ -59,13 +59,11 @@ def throughput(
 
     wanted, limit = _sizes(sizes), None if memory_limit is None else parse_bytes(memory_limit)
     found = find_task(task)
-    # What is measured should not depend on another measurement that nobody asked for.
-    named = precision or ("float32" if found.execution == "auto" else None)
+    named = not_measured(found, precision)
     execution = choose_execution(
         found, named, _threads(threads, named), data_dir, channels_last=channels_last, compiled=compiled
     )
-    chosen = found.recipe if recipe is None else read_recipe(recipe).as_tuned()
-    workload = Workload(task, chosen, execution, seed, threads, data_dir, limit)
+    workload = Workload(task, chosen_recipe(found, recipe), execution, seed, threads, data_dir, limit)
     note(f"{found.name}: {execution.describe()}, in a process of its own")
     measured = measure_capacity(workload, sizes=wanted, search=largest, on_progress=note)
     if json:

@@ -7,6 +7,8 @@ from torch import nn
 
 from rebatch.data.sets import Splits
 from rebatch.recipe import Recipe
+from rebatch.recipe_file import read_recipe
+from rebatch.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,15 @@ def chosen_run(task: str, recipe: Path | None, seed: int, threads: int | None, d
     """The task's fresh model and data, with the recipe of a file or the task's own."""
     import torch
 
-    from rebatch.recipe_file import read_recipe
     from rebatch.tasks import find_task
 
     if threads is not None:
         torch.set_num_threads(threads)
     found = find_task(task)
-    chosen = found.recipe if recipe is None else read_recipe(recipe).as_tuned()
     data = found.data(seed, data_dir)
-    return ChosenRun(found.name, found.model(seed, data), data, chosen)
+    return ChosenRun(found.name, found.model(seed, data), data, chosen_recipe(found, recipe))
+
+
+def chosen_recipe(task: Task, recipe: Path | None) -> Recipe:
+    """That of a file, or the task's own."""
+    return task.recipe if recipe is None else read_recipe(recipe).as_tuned()

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rebatch.cli.execution import ChannelsLast, Compile, PrecisionName, choose_execution
+from rebatch.cli.execution import ChannelsLast, Compile, PrecisionName, choose_execution, not_measured
 from rebatch.cli.options import DataDir, Json, TaskName
 
 
@@ -39,8 +39,7 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     found = find_task(task)
-    # What a run computes should not depend on a measurement that nobody asked for.
-    named = precision or ("float32" if found.execution == "auto" else None)
+    named = not_measured(found, precision)
     execution = choose_execution(
         found, named, torch.get_num_threads(), data_dir, channels_last=channels_last, compiled=compiled
     )

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from rebatch.observation import trainable
 from rebatch.statistics import Contrast, Interval, fieller, paired_contrast
 
 Array = NDArray[np.float64]
@@ -235,11 +236,6 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             with torch.no_grad():
                 for tensor, then in zip(tensors, kept, strict=True):
                     tensor.copy_(then)
-
-
-def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """The weights that are trained, over which directions and distances are taken."""
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _gradient(loss: Loss, weights: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -10,13 +10,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from rebatch.errors import RequestError
 from rebatch.measure.preconditioner import adam_denominator
 from rebatch.measure.splitting import Split
-from rebatch.nn.ghost_batch_norm import GhostBatchNorm
+from rebatch.nn.ghost_batch_norm import plain_batch_norms
 from rebatch.noise_scale import NoiseScaleEstimate, estimate_noise_scale, spread, trace_and_square
 from rebatch.observation import Call, Observation, Observer, trainable
 
@@ -246,7 +245,7 @@ class NoiseScale(Observer):
         return length
 
     def _squares(self, lengths: Mapping[int, Tensor | None]) -> Tensor | None:
-        """Squared lengths by parameter, 0 where there is no gradient; None where one is not known."""
+        """Squared lengths by parameter, 0 where there is no gradient; None where none is known."""
         device = self._parameters[0].device
         zero = torch.zeros((), device=device)
         # Weights that the optimizer does not divide (yet) are left out.
@@ -276,11 +275,7 @@ class NoiseScale(Observer):
         self._kept += 1
 
     def _refuse_batch_norm(self, observation: Observation) -> None:
-        plain = [
-            name
-            for name, layer in self._model.named_modules()
-            if isinstance(layer, _BatchNorm) and not isinstance(layer, GhostBatchNorm) and layer.training
-        ]
+        plain = [name for name, layer in plain_batch_norms(self._model).items() if layer.training]
         several = observation.world.size > 1 or len(self._sizes) > 1
         if plain and not (several and self._allow):
             raise NoiseScaleError(

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 
 from rebatch.batching import ghost_sizes
 from rebatch.errors import RequestError
-from rebatch.nn.ghost_batch_norm import GhostBatchNorm
+from rebatch.nn.ghost_batch_norm import ghost_batch_sizes
 from rebatch.observation import Call, differentiable, repeating, unseen
 
 # A call that is repeated gives the step's gradient but for rounding, in half precision too.
@@ -63,7 +63,7 @@ class Split:
 
     def part(self, examples: int, share: float) -> int | None:
         """How many of the first examples are shown again: whole ghosts, about `share`; None if there is but one."""
-        ghosts = {layer.ghost_batch_size for layer in self._model.modules() if isinstance(layer, GhostBatchNorm)}
+        ghosts = ghost_batch_sizes(self._model)
         if len(ghosts) > 1:
             return None
         sizes = ghost_sizes(examples, ghosts.pop()) if ghosts else [1] * examples

@@ -93,8 +93,8 @@ def watch(
 ) -> "Watch":
     """Start measuring; call `.step()` after the step's last `backward()`, before clipping and the optimizer's step.
 
-    Accumulation is noticed: each call of the model that a `backward()` has followed is a micro-batch. Ranks are those
-    of a DistributedDataParallel model.
+    Accumulation is noticed: each call of the model that a `backward()` came back through is a micro-batch. Ranks are
+    those of a DistributedDataParallel model.
 
     Args:
         model: as the loop calls it: plain, compiled, or in DistributedDataParallel.
@@ -160,16 +160,16 @@ class Watch:
         scale = 1.0 if self._scaler is None else self._scaler.scale(torch.ones((), device=self._world.device))
         lr = float(self._optimizer.param_groups[0]["lr"])
         observation = Observation(
-            self._steps,
-            self._model,
-            examples,
-            lr,
-            self._loss,
-            self._optimizer,
-            self._world,
-            scale,
-            self._equal_weights,
-            self._pieces.consistent() if self._watches_pieces and self._world.size == 1 else None,
+            step=self._steps,
+            model=self._model,
+            examples=examples,
+            lr=lr,
+            loss=self._loss,
+            optimizer=self._optimizer,
+            world=self._world,
+            gradient_scale=scale,
+            equal_weights=self._equal_weights,
+            consistent=self._pieces.consistent() if self._watches_pieces and self._world.size == 1 else None,
         )
         for observer in self._observers:
             observer.step(observation)

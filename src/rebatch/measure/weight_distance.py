@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from rebatch.distance import weight_distance
-from rebatch.observation import Observer
+from rebatch.observation import Observer, trainable
 
 __all__ = ["WeightDistance", "weight_distance"]
 
@@ -20,17 +20,13 @@ class WeightDistance(Observer):
 
     def start(self, model: nn.Module) -> None:
         """Remember w_0."""
-        self._initial = [weight.detach().clone() for weight in _trainable(model)]
+        self._initial = [weight.detach().clone() for weight in trainable(model)]
 
     def row(self, model: nn.Module) -> Mapping[str, Tensor]:
         """The distances at the row's weights."""
-        weights = _trainable(model)
+        weights = trainable(model)
         first = next((place for place, weight in enumerate(weights) if weight.dim() > 1), 0)
         return {
             "weight_distance": weight_distance(weights, self._initial),
             "weight_distance_first": weight_distance(weights[first : first + 1], self._initial[first : first + 1]),
         }
-
-
-def _trainable(model: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]

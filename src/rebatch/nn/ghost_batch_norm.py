@@ -177,3 +177,14 @@ def _shares(ghosts: Tensor, momentum: float | None, tracked: Tensor) -> tuple[An
         return tracked / total, (1 / total).expand(count, 1)
     later = torch.arange(count - 1, -1, -1, dtype=ghosts.dtype, device=ghosts.device)
     return (1 - momentum) ** count, (momentum * (1 - momentum) ** later).unsqueeze(1)
+
+
+def ghost_batch_sizes(model: nn.Module) -> set[int]:
+    """The ghost batch sizes of a model's layers; empty where none has ghosts."""
+    return {layer.ghost_batch_size for layer in model.modules() if isinstance(layer, GhostBatchNorm)}
+
+
+def plain_batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    """By name, the layers that normalize over all examples they are shown: cutting those changes what they give."""
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}
+    return {name: layer for name, layer in layers.items() if not isinstance(layer, GhostBatchNorm)}

@@ -6,7 +6,6 @@ noise scale is told beside them where the model has one; nothing is decided by i
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +72,7 @@ def measure_advice(
         return Advised(capacity, (), None, None, tuple(doubts))
     sizes = _sizes(capacity, recipe, len(data.train))
     tell(f"branches at batch sizes {', '.join(map(str, sizes))}")
-    planned = moments_of(total_steps(recipe, len(data.train)), _seconds_of(capacity, recipe.batch_size))
+    planned = moments_of(total_steps(recipe, len(data.train)), capacity.seconds(recipe.batch_size))
     moments = tuple(_moments(task, data, workload, planned, sizes, seeds, doubts, tell))
     fitted = [moment for moment in moments if moment.fit is not None]
     if not fitted:
@@ -150,10 +149,9 @@ def _weighed(capacity: Capacity, recipe: Recipe, examples: int, fitted: Sequence
     low, high = (pick(branch.batch_size for moment in fitted for branch in moment.branches) for pick in (min, max))
     wanted = sorted({own, *(size for size in (2**power for power in range(32)) if low <= size <= high)})
     largest = max(size.micro_batch_size for size in capacity.sizes if size.outcome == "fits")
-    seconds = partial(_seconds_of, capacity)
     cuts: dict[int, Cut] = {}
     for size in wanted:
-        cut = best_cut(size, largest, seconds, unit=capacity.unit, whole=capacity.plain_batch_norm)
+        cut = best_cut(size, largest, capacity.seconds, unit=capacity.unit, whole=capacity.plain_batch_norm)
         if cut is None and size == own:  # today's step is what it is, also where it was too long to be timed
             cut = Cut(own, 1)
         if cut is not None:
@@ -191,23 +189,13 @@ def _relative_steps(moment: MeasuredCriticalBatch, sizes: Sequence[int], seed: i
     return np.asarray(drawn / np.exp(own.mean() + noise))
 
 
-def _seconds_of(capacity: Capacity, size: int) -> float:
-    """Of a micro-batch: as timed, or by the line."""
-    timed = {each.micro_batch_size: each.seconds for each in capacity.sizes}
-    found = timed.get(size)
-    if found is not None:
-        return found.estimate
-    assert capacity.fit is not None
-    return capacity.fit.seconds(size).estimate
-
-
 def _cut_seconds(capacity: Capacity, cut: Cut, line: int) -> float:
     """Of a step's micro-batches in one round: the round's line, moved to what was seen at that size."""
     fit = capacity.fit
     assert fit is not None
     center = fit.seconds(cut.micro_batch_size).estimate
     scatter = fit.lines[line].seconds(cut.micro_batch_size) / center
-    return cut.accumulation_steps * _seconds_of(capacity, cut.micro_batch_size) * scatter
+    return cut.accumulation_steps * capacity.seconds(cut.micro_batch_size) * scatter
 
 
 def transferred(recipe: Recipe, advice: Advice, fitted: Sequence[MeasuredCriticalBatch], examples: int) -> Transfer:

@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from rebatch.batching import refuse_split_ghosts
 from rebatch.errors import RequestError
 from rebatch.execution import Execution
 from rebatch.statistics import Interval
@@ -109,6 +110,15 @@ class Capacity(msgspec.Struct, frozen=True):
     full_speed: int | None
     ended: Failure | Literal["given", "data", "slow"]
     largest: Largest | None = None
+
+    def seconds(self, micro_batch_size: int) -> float:
+        """Of a micro-batch: as timed, or by the line."""
+        for size in self.sizes:
+            if size.micro_batch_size == micro_batch_size and size.seconds is not None:
+                return size.seconds.estimate
+        if self.fit is None:
+            raise RequestError(f"micro_batch_size {micro_batch_size} was not timed, nor two others; name more sizes")
+        return self.fit.seconds(micro_batch_size).estimate
 
 
 def measure_capacity(
@@ -318,11 +328,7 @@ def _allowed(sizes: Sequence[int], ready: Ready) -> list[int]:
             f"training examples, {ready.examples}"
         )
     for size in sizes:
-        if size < 1 or size % ready.unit:
-            raise RequestError(
-                f"micro_batch_size must be a positive multiple of ghost_batch_size={ready.unit}, got {size}; "
-                f"try {max(ready.unit, size - size % ready.unit)}"
-            )
+        refuse_split_ghosts(size, ready.unit)
         if size > ready.examples:
             raise RequestError(
                 f"micro_batch_size must be at most the number of training examples, {ready.examples}, got {size}"

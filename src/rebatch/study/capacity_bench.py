@@ -5,18 +5,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from rebatch.distributed import World
 from rebatch.errors import RequestError
-from rebatch.nn.ghost_batch_norm import GhostBatchNorm
+from rebatch.nn.ghost_batch_norm import plain_batch_norms
 from rebatch.optimizers import set_lr
 from rebatch.recipe import Steps
 from rebatch.study import memory
 from rebatch.study.capacity_worker import Check, Checked, Ready, Time, Timed, Workload
 from rebatch.tasks import find_task
-from rebatch.training.gradients import Cutting, cross_entropy
+from rebatch.training.gradients import Cutting, cross_entropy, one_ghost_batch_size
 from rebatch.training.run import Run, place
 
 # The update of a small model takes microseconds: so many are timed at once.
@@ -45,10 +44,10 @@ class Bench:
         self._examples, self._baseline = len(self._data.train), self._memory.held()
         self._model = task.model(workload.seed, self._data)
         place(self._model, self._recipe, workload.seed, workload.execution, self._world)
-        self._ghost = _ghost_batch_size(self._model)
+        self._ghost = one_ghost_batch_size(self._model)
         self._run: Run | None = None
         self._micro, self._seen = 0, 0
-        norms = [layer for layer in self._model.modules() if isinstance(layer, _BatchNorm)]
+        plain = plain_batch_norms(self._model)
         self.ready = Ready(
             device=self._memory.name,
             threads=torch.get_num_threads(),
@@ -56,8 +55,8 @@ class Bench:
             limit=limit,
             baseline=self._baseline,
             unit=self._ghost or 1,
-            least=self._ghost or (2 if norms else 1),
-            plain_batch_norm=any(not isinstance(layer, GhostBatchNorm) for layer in norms),
+            least=self._ghost or (2 if plain else 1),
+            plain_batch_norm=bool(plain),
         )
 
     def answer(self, request: object) -> Checked | Timed:
@@ -208,10 +207,3 @@ def _allowed(asked: int | None, free: int) -> int:
             f"got {memory.show_bytes(asked)}; ask for less, or leave it out for {1 - memory.MARGIN:.0%} of that"
         )
     return int((1 - memory.MARGIN) * free) if asked is None else asked
-
-
-def _ghost_batch_size(model: nn.Module) -> int | None:
-    ghosts = {layer.ghost_batch_size for layer in model.modules() if isinstance(layer, GhostBatchNorm)}
-    if len(ghosts) > 1:
-        raise RequestError(f"a step can be cut only if all ghosts have one size, got {sorted(ghosts)}; set one")
-    return max(ghosts, default=None)

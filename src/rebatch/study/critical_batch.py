@@ -8,22 +8,21 @@ import copy
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 from torch import nn
 
 from rebatch.batching import total_steps
-from rebatch.critical_batch import CriticalBatchSize, fit_critical_batch_size
+from rebatch.critical_batch import CriticalBatchSize, climb, first_passage, fit_critical_batch_size
 from rebatch.data.sets import Splits
 from rebatch.distributed import World
 from rebatch.errors import RequestError
 from rebatch.execution import Execution
 from rebatch.measure.noise_scale import NoiseScale, NoiseScaleError
 from rebatch.noise_scale import NoiseScaleEstimate
-from rebatch.recipe import Recipe, Steps
-from rebatch.schedule import Constant, DistanceDrop, Plateau
+from rebatch.recipe import Recipe
+from rebatch.study.branch import branch_recipe, refuse_feedback
 from rebatch.training import Row, evaluate, train
 from rebatch.training.run import place
 
@@ -37,7 +36,7 @@ CAUTION = 1.1
 KAPPAS = (0.25, 1.0, 4.0, 16.0)
 # The reference branch takes at least so many steps.
 LEAST_STEPS = 50
-# It is given up after so many times the steps (at a larger batch) or the examples (at a smaller one) of the reference.
+# A branch is given up after so many times the reference's steps (at a larger batch) or examples (at a smaller one).
 PATIENCE = 2.0
 
 
@@ -78,6 +77,11 @@ class MeasuredCriticalBatch:
     fit: CriticalBatchSize | None
     noise_scale: NoiseScaleEstimate | None
     no_noise_scale: str = ""
+
+    @property
+    def noise_scale_in_words(self) -> str:
+        """What it is, or why there is none."""
+        return str(self.noise_scale or f"not measured: {self.no_noise_scale or 'too few steps'}")
 
 
 def measure_critical_batch_size(
@@ -195,6 +199,7 @@ class _Branches:
     seed: int
     execution: Execution
     micro_batch_size: int | None
+    known: dict[tuple[int, float, int], float] = field(default_factory=dict)
 
     @property
     def seeds(self) -> int:
@@ -202,9 +207,9 @@ class _Branches:
         return len(self.models)
 
     def reference(self) -> float:
-        """Mean validation loss at the end of branches with the recipe's own batch size and rate."""
-        ends = [list(self._losses(self.recipe, self.length, seed))[-1][1] for seed in range(self.seeds)]
-        return statistics.fmean(ends)
+        """Mean validation loss at the end of branches with the recipe's own batch and rate; nan if one diverges."""
+        courses = [dict(self._losses(self.recipe, self.length, seed)) for seed in range(self.seeds)]
+        return statistics.fmean(losses.get(self.length, math.nan) for losses in courses)
 
     def own(self, target: float) -> tuple[float, ...]:
         """When the recipe's own batch size and rate first reach the target, for each seed."""
@@ -220,30 +225,24 @@ class _Branches:
         tried: dict[int, list[Branch]] = {}
 
         def cost(place: int) -> float:
-            if place not in tried:
-                recipe = self.recipe.replace(batch_size=size).with_lr(center * RATIO**place)
-                taken = [self._steps_to(recipe, kappa, target, seed) for seed in range(self.seeds)]
-                tried[place] = [Branch(size, recipe.optimizer.lr, seed, steps) for seed, steps in enumerate(taken)]
+            recipe = self.recipe.replace(batch_size=size).with_lr(center * RATIO**place)
+            taken = [self._steps_to(recipe, kappa, target, seed) for seed in range(self.seeds)]
+            tried[place] = [Branch(size, recipe.optimizer.lr, seed, steps) for seed, steps in enumerate(taken)]
             mean = statistics.fmean(min(branch.steps, 2.0 * self._most(kappa)) for branch in tried[place])
             return mean * CAUTION**place
 
-        best = 0
-        while len(tried) < MOST_RATES:
-            better = min((best, best + 1, best - 1), key=cost)  # the first of equals
-            if better == best:
-                break
-            best = better
-        return tried[best]
+        return tried[climb(cost, most=MOST_RATES)]
 
     def _steps_to(self, recipe: Recipe, kappa: float, target: float, seed: int) -> float:
-        """When the validation loss crosses `target`, between two looks; inf where the patience ends first."""
-        most = self._most(kappa)
-        before = (0, self.loss)
-        for step, loss in self._losses(recipe, most, seed):
-            if loss <= target:
-                return before[0] + (before[1] - target) / (before[1] - loss) * (step - before[0])
-            before = (step, loss)
-        return math.inf
+        """When the validation loss first reaches `target`; inf where the patience ends first.
+
+        The recipe's own rate is asked for twice: as itself, and as the first that its batch size tries.
+        """
+        asked = recipe.batch_size, recipe.optimizer.lr, seed
+        if asked not in self.known:
+            looks = self._losses(recipe, self._most(kappa), seed)
+            self.known[asked] = first_passage(looks, target, start=self.loss)
+        return self.known[asked]
 
     def _most(self, kappa: float) -> int:
         return math.ceil(PATIENCE * self.length * max(1.0, 1.0 / kappa))
@@ -267,12 +266,6 @@ def validation_loss(model: nn.Module, data: Splits, execution: Execution) -> flo
     return evaluate(model, data.validation, data.normalize, views=data.views, execution=execution).loss
 
 
-def branch_recipe(recipe: Recipe, steps: int) -> Recipe:
-    """At a constant rate, and without what a recipe does to a fresh model, at the start of an epoch, or at the end."""
-    defects = msgspec.structs.replace(recipe.defects, batch_norm_scale="ones", reset_momentum_epochs=None)
-    return recipe.replace(schedule=Constant(), budget=Steps(steps), defects=defects, averaging=None)
-
-
 def _fit(branches: Sequence[Branch]) -> CriticalBatchSize | None:
     reached = [branch for branch in branches if math.isfinite(branch.steps)]
     if len(reached) < 3 or len({branch.batch_size for branch in reached}) < 2:
@@ -281,9 +274,7 @@ def _fit(branches: Sequence[Branch]) -> CriticalBatchSize | None:
 
 
 def _refuse(recipe: Recipe, at: float, batch_sizes: Sequence[int]) -> None:
-    if isinstance(recipe.schedule, Plateau | DistanceDrop):
-        kind = recipe.schedule.__struct_config__.tag
-        raise RequestError(f"branches need a schedule that is a function of progress, got {kind!r}; use another")
+    refuse_feedback(recipe.schedule, "branches")
     if not 0.0 <= at < 1.0:
         raise RequestError(f"the share of the run at which it branches must lie in [0, 1), got {at}")
     if len(set(batch_sizes)) < 2 or min(batch_sizes) < 1:

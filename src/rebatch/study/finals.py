@@ -17,7 +17,7 @@ from rebatch.distributed import World
 from rebatch.errors import RequestError, did_you_mean
 from rebatch.measure.curvature import top_eigenvalue
 from rebatch.measure.forgetting import Forgetting, Replay, fit_decay
-from rebatch.observation import Observer
+from rebatch.observation import Observer, trainable
 from rebatch.study.limits import unseen_loss
 from rebatch.study.plan import RunSpec
 from rebatch.study.watching import HighRate, LastEpoch, PeakCurvature, RecomputedStatistics, what_was_found
@@ -65,7 +65,7 @@ def curvature(spec: RunSpec, model: nn.Module, data: Splits, __: World) -> Mappi
     """The top eigenvalue of the loss on 1,000 training examples, in evaluation mode; nan if it was not found."""
     inputs, targets = prepare(data.train, slice(0, min(CURVATURE_EXAMPLES, len(data.train))), data.normalize)
     inputs = as_executed(inputs, spec.execution)
-    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    weights = trainable(model)
     model.eval()
     try:
         found = top_eigenvalue(lambda: F.cross_entropy(model(inputs), targets), weights, tolerance=1e-2)

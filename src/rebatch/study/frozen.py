@@ -14,6 +14,7 @@ from rebatch.data.batches import prepare
 from rebatch.data.sets import Splits
 from rebatch.execution import Execution
 from rebatch.measure.increments import Gradient
+from rebatch.observation import trainable
 from rebatch.recipe import Recipe
 from rebatch.training import train
 
@@ -52,7 +53,7 @@ def along(
 
 def gradient_of(model: nn.Module, data: Splits) -> Gradient:
     """Indices and weights of a batch to the flat gradient of mean(weight * loss), unaugmented."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = trainable(model)
 
     def gradient(indices: Tensor, weights: Tensor) -> Tensor:
         inputs, targets = prepare(data.train, indices, data.normalize)

@@ -24,10 +24,12 @@ from rebatch.errors import RequestError
 from rebatch.execution import Execution
 from rebatch.measure.curvature import TopEigenvalue, top_eigenvalue
 from rebatch.measure.forgetting import LEAST_BATCHES, Decay, Forgetting, fit_decay
-from rebatch.recipe import Optimizer, Recipe, Sgd, Steps
-from rebatch.schedule import Constant, DistanceDrop, Plateau, lr_factor
+from rebatch.observation import trainable
+from rebatch.recipe import Optimizer, Recipe, Sgd
+from rebatch.schedule import lr_factor
 from rebatch.stability import Limit, edge, limited_by, stable_lr_of, unstable
 from rebatch.statistics import Interval
+from rebatch.study.branch import branch_recipe, refuse_feedback
 from rebatch.training import train
 
 # Branches try these multiples of the rate, each for so many steps.
@@ -124,9 +126,7 @@ def high_rate_ends(recipe: Recipe, examples: int) -> int:
     Raises:
         RequestError: the schedule listens to the run, or an epoch has too few steps to see forgetting within it.
     """
-    if isinstance(recipe.schedule, Plateau | DistanceDrop):
-        kind = recipe.schedule.__struct_config__.tag
-        raise RequestError(f"limits need a schedule that is a function of progress, got {kind!r}; use another")
+    refuse_feedback(recipe.schedule, "limits")
     per_epoch = steps_per_epoch(examples, recipe.batch_size, recipe.last_batch)
     if per_epoch < LEAST_BATCHES:
         raise RequestError(
@@ -178,7 +178,7 @@ def curvature_in_training(model: nn.Module, data: Splits) -> TopEigenvalue:
     probe = copy.deepcopy(model).train()
     return top_eigenvalue(
         lambda: F.cross_entropy(probe(inputs), targets),
-        [weight for weight in probe.parameters() if weight.requires_grad],
+        trainable(probe),
         tolerance=1e-2,
     )
 
@@ -199,7 +199,7 @@ def _breaking_rate(
     steps: int,
 ) -> Interval:
     """The learning rate at which branches from the model's weights break; none is run above the first broken one."""
-    branch = recipe.replace(schedule=Constant(), budget=Steps(steps), max_grad_norm=None)
+    branch = branch_recipe(recipe, steps).replace(max_grad_norm=None)
     losses: list[float] = []
     chance = math.log(int(data.train.targets.max()) + 1)
     rates = [factor * recipe.optimizer.lr for factor in factors]

@@ -15,7 +15,7 @@ from rebatch.data.sets import DataSet, Splits
 from rebatch.distributed import World
 from rebatch.execution import Execution
 from rebatch.measure.summed_steps import Gradient, log_slope, summed_steps_distances
-from rebatch.observation import Observation, Observer
+from rebatch.observation import Observation, Observer, trainable
 from rebatch.recipe import Recipe
 from rebatch.reduction import with_loss_reduction
 from rebatch.study.plan import RunSpec
@@ -50,7 +50,7 @@ def summed_steps(spec: RunSpec, task: Task, data_dir: Path | None) -> Measured:
     model = task.model(spec.seed, data).double().train(wanted.training_mode)
     order = torch.from_numpy(draws.order(spec.seed, 0, len(data.train)))
     batches = torch.split(order[: wanted.kappa * recipe.batch_size], recipe.batch_size)
-    gradient, fresh = _summed_gradient(model, data), _flat(_trained(model))
+    gradient, fresh = _summed_gradient(model, data), _flat(trainable(model))
     # Not at the fresh weights: where those are the identity, as in the proxy, pixels tie in max-pooling, and any move
     # breaks the ties.
     start = fresh - recipe.optimizer.lr * gradient(fresh, torch.cat(batches))
@@ -153,7 +153,7 @@ def _distances(first: list[Tensor], other: list[Tensor]) -> list[float]:
 def _summed_gradient(model: nn.Module, data: Splits) -> Gradient:
     """Of the cross-entropy of unaugmented examples, by the weights that are trained; the model stays as it is."""
     probe = copy.deepcopy(model)
-    parameters = _trained(probe)
+    parameters = trainable(probe)
 
     def gradient(weights: Tensor, indices: Tensor) -> Tensor:
         vector_to_parameters(weights, parameters)
@@ -162,10 +162,6 @@ def _summed_gradient(model: nn.Module, data: Splits) -> Gradient:
         return _flat(parts)
 
     return gradient
-
-
-def _trained(model: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _flat(tensors: Iterable[Tensor]) -> Tensor:

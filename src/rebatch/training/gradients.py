@@ -9,17 +9,16 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from rebatch.batching import cut, ghost_sizes, micro_batch_sizes, offsets
+from rebatch.batching import cut, ghost_sizes, micro_batch_sizes, offsets, refuse_split_ghosts
 from rebatch.data.batches import BatchSource
 from rebatch.distributed import World
 from rebatch.errors import RequestError
 from rebatch.execution import Execution
 from rebatch.nn import deferred_running_statistics
-from rebatch.nn.ghost_batch_norm import GhostBatchNorm
-from rebatch.observation import Observer, Tap
+from rebatch.nn.ghost_batch_norm import GhostBatchNorm, ghost_batch_sizes, plain_batch_norms
+from rebatch.observation import Observer, Tap, trainable
 from rebatch.recipe import Recipe
 from rebatch.training.noise import StepNoise, chunks
 
@@ -84,19 +83,12 @@ def choose_cutting(
         RequestError: plain batch norm over several micro-batches or ranks, a cut that would split a ghost, or a single
             example where batch norm needs more.
     """
-    ghosts = {layer.ghost_batch_size for layer in model.modules() if isinstance(layer, GhostBatchNorm)}
     splits = world.size > 1 or (micro_batch_size is not None and micro_batch_size < recipe.batch_size)
     if splits and not allow_batch_norm:
         _refuse_batch_norm(model, recipe)
-    if splits and len(ghosts) > 1:
-        raise RequestError(f"a step can be cut only if all ghosts have one size, got {sorted(ghosts)}; set one")
-    ghost = max(ghosts, default=None)
-    if micro_batch_size is not None and (micro_batch_size < 1 or (ghost and micro_batch_size % ghost)):
-        unit = ghost or 1
-        raise RequestError(
-            f"micro_batch_size must be a positive multiple of ghost_batch_size={unit}, got {micro_batch_size}; "
-            f"try {max(unit, micro_batch_size - micro_batch_size % unit)}"
-        )
+    ghost = one_ghost_batch_size(model) if splits else max(ghost_batch_sizes(model), default=None)
+    if micro_batch_size is not None:
+        refuse_split_ghosts(micro_batch_size, ghost or 1)
     cutting = Cutting(ghost, micro_batch_size, world)
     if splits and chunks(recipe) is not None:
         raise RequestError(
@@ -110,6 +102,18 @@ def choose_cutting(
         )
     _refuse_single_examples(model, recipe, examples, cutting)
     return cutting
+
+
+def one_ghost_batch_size(model: nn.Module) -> int | None:
+    """The ghost batch size of all layers that have ghosts; None where none has.
+
+    Raises:
+        RequestError: they have several.
+    """
+    ghosts = ghost_batch_sizes(model)
+    if len(ghosts) > 1:
+        raise RequestError(f"a step can be cut only if all ghosts have one size, got {sorted(ghosts)}; set one")
+    return max(ghosts, default=None)
 
 
 def _refuse_single_examples(model: nn.Module, recipe: Recipe, examples: int, cutting: Cutting) -> None:
@@ -126,13 +130,12 @@ def _refuse_single_examples(model: nn.Module, recipe: Recipe, examples: int, cut
 
 
 def _refuse_batch_norm(model: nn.Module, recipe: Recipe) -> None:
-    for name, layer in model.named_modules():
-        if isinstance(layer, _BatchNorm) and not isinstance(layer, GhostBatchNorm):
-            raise RequestError(
-                f"plain batch norm ({name}) would see micro-batches or ranks instead of the batch of "
-                f"{recipe.batch_size}, so cutting a step would change the run; set ghost_batch_size in the recipe, "
-                "or pass allow_batch_norm=True (--allow-batch-norm) to accept that"
-            )
+    for name in plain_batch_norms(model):
+        raise RequestError(
+            f"plain batch norm ({name}) would see micro-batches or ranks instead of the batch of "
+            f"{recipe.batch_size}, so cutting a step would change the run; set ghost_batch_size in the recipe, "
+            "or pass allow_batch_norm=True (--allow-batch-norm) to accept that"
+        )
 
 
 class StepGradient:
@@ -168,7 +171,7 @@ class StepGradient:
         self._execution, self._device = execution, cutting.world.device.type
         self._watchers = [observer for observer in observers if observer.sees_micro_batches]
         self._tap = Tap(network, model, self._watchers) if self._watchers else None
-        self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self._parameters = trainable(network)
 
     def close(self) -> None:
         """Leave the model without hooks."""
