@@ -17,6 +17,7 @@ from rebatch.report.page import write_report
 from rebatch.study.claims import AllOf, Claim, Greater
 from rebatch.study.plan import Arm, Plan
 from rebatch.study.store import Store
+from report.made_up import made_up_store
 
 MakeStore = Callable[..., tuple[Store, Plan]]
 
@@ -213,6 +214,13 @@ def test_the_same_store_gives_the_same_bytes_and_the_short_command(make_store: M
     first = write_report(store, store.root / "report").read_bytes()
     assert write_report(store, store.root / "report").read_bytes() == first
     assert f"<pre>rebatch report {store.root}</pre>".encode() in first
+
+
+@pytest.mark.parametrize(("study", "folded"), [("page-sweep", True), ("hoffer-gap", False)])
+def test_a_grid_of_arms_is_folded_away(study: str, folded: bool, tmp_path: Path) -> None:
+    store, _ = made_up_store(study, tmp_path, seeds=2)
+    words = Page(write_report(store, tmp_path / "page")).words
+    assert any(re.fullmatch(r"\d+ arms", word) for word in words) is folded
 
 
 def test_a_file_in_place_of_the_folder_is_refused(make_store: MakeStore, tmp_path: Path) -> None:

@@ -18,6 +18,9 @@ from rebatch.study.plan import Plan
 
 VERDICT_MARKS: dict[Verdict, str] = {"confirmed": "●", "refuted": "✕", "undecided": "◇"}
 
+# So many arms are a grid, which nobody reads row by row.
+GRID = 32
+
 
 def facts(plan: Plan, summary: StudySummary) -> Html:
     """What was studied, on what, how much of it, and what it took."""
@@ -76,7 +79,7 @@ def headline(summary: StudySummary) -> Html:
 
 
 def arms_table(summary: StudySummary) -> Html:
-    """A row per arm: what it costs and what it reaches."""
+    """A row per arm: what it costs and what it reaches; a grid of arms is folded away."""
     styles = arm_styles(arm.name for arm in summary.arms)
     cells = {arm.name: _arm_cells(arm) for arm in summary.arms}
     trained = any(not arm.probe for arm in summary.arms)  # probes alone have neither a cost in steps nor accuracies
@@ -90,7 +93,10 @@ def arms_table(summary: StudySummary) -> Html:
         ]
         for arm in summary.arms
     ]
-    return table("Arms", ["arm", *numbers, *(["note"] if noted else [])], rows, numbers=numbers)
+    found = table("Arms", ["arm", *numbers, *(["note"] if noted else [])], rows, numbers=numbers)
+    if len(rows) <= GRID:
+        return found
+    return element("details", element("summary", f"{len(rows)} arms"), found)
 
 
 def candidates_table(summary: StudySummary) -> Html | None:
