@@ -27,9 +27,9 @@ from rebatch.critical_batch import climb, first_passage
 from rebatch.data.sets import Splits
 from rebatch.schedule import Constant
 from rebatch.study.advising import measure_advice
+from rebatch.study.branch import validation_loss
 from rebatch.study.capacity import Capacity, measure_capacity
 from rebatch.study.capacity_worker import Workload
-from rebatch.study.critical_batch import validation_loss
 from rebatch.study.environment import environment
 from rebatch.tasks import TASKS, Task
 

@@ -13,7 +13,8 @@ from rebatch.recipe import Epochs, Steps
 from rebatch.recipe_file import read_recipe, write_recipe
 from rebatch.schedule import Constant
 from rebatch.study.advising import transferred
-from rebatch.study.critical_batch import Branch, MeasuredCriticalBatch
+from rebatch.study.branch import Branch
+from rebatch.study.critical_batch import MeasuredCriticalBatch
 from rebatch.tasks import TASKS
 
 

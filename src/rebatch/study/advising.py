@@ -5,7 +5,7 @@ noise scale is told beside them where the model has one; nothing is decided by i
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,10 @@ from rebatch.price import price
 from rebatch.recipe import Recipe, Steps
 from rebatch.recipe_file import to_table
 from rebatch.rules import Move, Rule
+from rebatch.study.branch import PATIENCE, Branches, branch_off
 from rebatch.study.capacity import Capacity, measure_capacity
 from rebatch.study.capacity_worker import Workload
-from rebatch.study.critical_batch import PATIENCE, MeasuredCriticalBatch, measure_critical_batch_size
+from rebatch.study.critical_batch import MeasuredCriticalBatch, fit_branches
 from rebatch.tasks.task import Task
 from rebatch.transfer import Change, Transfer, transfer
 
@@ -37,6 +38,11 @@ LATER = 0.3
 SLOWEST = 1 / 16
 # ... to so many times the batch size from which on they grow no more: above it a step gets longer as fast as larger.
 BEYOND_FULL_SPEED = 4
+# The best batch size and its neighbors are looked at again with so many times the seeds, and rates from the best on: a
+# few seeds choose among dozens of rates and sizes, and what looks best then was lucky. If another comes out best, its
+# neighbors follow, so often.
+CLOSER = 3
+ROUNDS = 3
 DRAWS = 400
 
 
@@ -73,15 +79,15 @@ def measure_advice(
     sizes = _sizes(capacity, recipe, len(data.train))
     tell(f"branches at batch sizes {', '.join(map(str, sizes))}")
     planned = moments_of(total_steps(recipe, len(data.train)), capacity.seconds(recipe.batch_size))
-    moments = tuple(_moments(task, data, workload, planned, sizes, seeds, doubts, tell))
-    fitted = [moment for moment in moments if moment.fit is not None]
+    measured = _moments(task, data, workload, planned, sizes, seeds, doubts, tell)
+    fitted = [(branches, moment) for branches, moment in measured if moment.fit is not None]
     if not fitted:
         doubts.append("no batch size but the recipe's own reached its loss often enough to be compared")
-        return Advised(capacity, moments, None, None, tuple(doubts))
-    advice = _weighed(capacity, recipe, len(data.train), fitted)
-    doubts += _doubts(advice, fitted, recipe)
-    moved = None if advice.answer == "stay" else transferred(recipe, advice, fitted, len(data.train))
-    return Advised(capacity, moments, advice, moved, tuple(doubts))
+        return Advised(capacity, tuple(moment for _, moment in measured), None, None, tuple(doubts))
+    advice, moments = _closer(capacity, recipe, len(data.train), fitted, tell)
+    doubts += _doubts(advice, moments, recipe)
+    moved = None if advice.answer == "stay" else transferred(recipe, advice, moments, len(data.train))
+    return Advised(capacity, tuple(moments), advice, moved, tuple(doubts))
 
 
 def _sizes(capacity: Capacity, recipe: Recipe, examples: int) -> list[int]:
@@ -106,29 +112,65 @@ def _moments(
     seeds: int,
     doubts: list[str],
     tell: Tell,
-) -> list[MeasuredCriticalBatch]:
+) -> list[tuple[Branches, MeasuredCriticalBatch]]:
     found = []
     for at, length in planned:
         try:
-            found.append(
-                measure_critical_batch_size(
-                    task.model(workload.seed, data),
-                    data,
-                    workload.recipe,
-                    at=at,
-                    batch_sizes=sizes,
-                    seeds=seeds,
-                    branch_steps=length,
-                    seed=workload.seed,
-                    execution=workload.execution,
-                    fresh=lambda seed: task.model(seed, data),
-                )
+            branches = branch_off(
+                task.model(workload.seed, data),
+                data,
+                workload.recipe,
+                at=at,
+                seeds=seeds,
+                branch_steps=length,
+                seed=workload.seed,
+                execution=workload.execution,
+                fresh=lambda seed: task.model(seed, data),
             )
         except RequestError as error:
             doubts.append(f"nothing was learned at {100 * at:.0f} % of the run: {error}")
             continue
-        tell(f"at step {found[-1].step:,}: critical batch size {found[-1].fit or 'unknown'}")
+        found.append((branches, fit_branches(branches, sizes)))
+        tell(f"at step {branches.start.step:,}: critical batch size {found[-1][1].fit or 'unknown'}")
     return found
+
+
+def _closer(
+    capacity: Capacity,
+    recipe: Recipe,
+    examples: int,
+    fitted: Sequence[tuple[Branches, MeasuredCriticalBatch]],
+    tell: Tell,
+) -> tuple[Advice, list[MeasuredCriticalBatch]]:
+    """The advice when the batch sizes around the best were looked at again, and what was seen."""
+    moments = [moment for _, moment in fitted]
+    advice, seen = _weighed(capacity, recipe, examples, moments), set[int]()
+    for _ in range(ROUNDS):
+        compared, best = {option.batch_size for option in advice.options}, advice.best.batch_size
+        sizes = sorted({best // 2, best, 2 * best} & compared - seen)
+        if not sizes:
+            break
+        tell(f"again, with {CLOSER} times the seeds, at batch sizes {', '.join(map(str, sizes))}")
+        moments = [_again(branches, moment, sizes) for (branches, _), moment in zip(fitted, moments, strict=True)]
+        advice, seen = _weighed(capacity, recipe, examples, moments), seen | {*sizes}
+    return advice, moments
+
+
+def _again(branches: Branches, moment: MeasuredCriticalBatch, sizes: Sequence[int]) -> MeasuredCriticalBatch:
+    """`moment` with more seeds at some batch sizes, from the rates that seemed best on."""
+    rates = _rates(moment)
+    again = [
+        branch
+        for size in sizes
+        for branch in branches.best(size, lr=interpolated_lr(rates, size), seeds=CLOSER * branches.seeds)
+    ]
+    return replace(moment, again=(*moment.again, *again))
+
+
+def _rates(moment: MeasuredCriticalBatch) -> dict[int, float]:
+    """The best rate of each batch size, by its closest look."""
+    both = (*moment.branches, *moment.again)
+    return {branch.batch_size: branch.lr for branch in both if np.isfinite(branch.steps)}
 
 
 def moments_of(total: int, step_seconds: float) -> list[tuple[float, int]]:
@@ -179,14 +221,24 @@ def shares(fitted: Sequence[MeasuredCriticalBatch], total: int) -> list[float]:
 
 
 def _relative_steps(moment: MeasuredCriticalBatch, sizes: Sequence[int], seed: int) -> Array:
-    """Steps over those of the recipe's own batch size and rate to the same loss, (draws, sizes)."""
+    """Steps over those of the recipe's own batch size and rate to the same loss, (draws, sizes).
+
+    By the law of all branches, but where a batch size was looked at closely, by the mean of its own.
+    """
     reached = [branch for branch in moment.branches if np.isfinite(branch.steps)]
     runs = [branch.batch_size for branch in reached], [branch.steps for branch in reached]
     drawn = drawn_steps(*runs, sizes, draws=DRAWS, seed=seed)
-    own = np.log([min(steps, PATIENCE * moment.reference_steps) for steps in moment.own_steps])
+    rng = np.random.default_rng(seed + 1)
+    patience = PATIENCE * moment.reference_steps
+    own, missed = np.array([min(steps, patience) for steps in moment.own_steps]), 2.0 * patience
     scatter = moment.fit.scatter if moment.fit is not None else 0.0
-    noise = np.random.default_rng(seed + 1).standard_normal((DRAWS, 1)) * scatter / np.sqrt(len(own))
-    return np.asarray(drawn / np.exp(own.mean() + noise))
+    today = own.mean() * np.exp(scatter / np.sqrt(len(own)) * rng.standard_normal(DRAWS))
+    for place, size in enumerate(sizes):
+        close = np.array([min(branch.steps, missed) for branch in moment.again if branch.batch_size == size])
+        if len(close):
+            error = close.std(ddof=1) / np.sqrt(len(close)) / close.mean()
+            drawn[:, place] = close.mean() * np.exp(error * rng.standard_normal(DRAWS))
+    return np.asarray(drawn / today[:, None])
 
 
 def _cut_seconds(capacity: Capacity, cut: Cut, line: int) -> float:
@@ -238,8 +290,7 @@ def measured_lr_factor(fitted: Sequence[MeasuredCriticalBatch], batch_size: int)
     """Best rate at `batch_size` over the recipe's rate at the moment: the geometric mean over the moments."""
     factors = []
     for moment in fitted:
-        rates = {branch.batch_size: branch.lr for branch in moment.branches if np.isfinite(branch.steps)}
-        factors.append(interpolated_lr(rates, batch_size) / moment.lr)
+        factors.append(interpolated_lr(_rates(moment), batch_size) / moment.lr)
     return float(np.exp(np.mean(np.log(factors))))
 
 
