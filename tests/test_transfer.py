@@ -8,6 +8,7 @@ from rich.console import Console
 from rebatch.batching import batch_bounds, total_steps
 from rebatch.cli.main import run
 from rebatch.errors import RequestError
+from rebatch.knee import Knee
 from rebatch.price import cost, price
 from rebatch.recipe import (
     BIGBATCH,
@@ -26,7 +27,8 @@ from rebatch.recipe import (
 )
 from rebatch.recipe_file import dumps_recipe, loads_recipe, write_recipe
 from rebatch.report.transfer_table import transfer_tables
-from rebatch.rules import PRESETS, RULES, Move, Rule
+from rebatch.rules.move import Facts, Move, Rule
+from rebatch.rules.table import PRESETS, RULES
 from rebatch.schedule import MultiStep
 from rebatch.transfer import Transfer, transfer
 
@@ -41,8 +43,11 @@ TUNED = Recipe(
 BUDGETS: list[Budget] = [Epochs(100), Steps(39_100), Examples(5_000_000)]
 
 
-def moved(batch_size: int, *rules: str | Rule, recipe: Recipe = TUNED) -> Recipe:
-    return transfer(recipe, batch_size=batch_size, rules=rules, examples=N).recipe
+FACTS = Facts(noise_scale=700.0, critical_batch_size=900.0, knee=Knee(batch_size=1100.0, exponent=0.7, bend=4.0))
+
+
+def moved(batch_size: int, *rules: str | Rule, recipe: Recipe = TUNED, facts: Facts = FACTS) -> Recipe:
+    return transfer(recipe, batch_size=batch_size, rules=rules, examples=N, facts=facts).recipe
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
@@ -50,7 +55,7 @@ def moved(batch_size: int, *rules: str | Rule, recipe: Recipe = TUNED) -> Recipe
 class TestLawsOfEveryRule:
     def test_kappa_one_changes_nothing(self, rule: Rule, budget: Budget) -> None:
         tuned = TUNED.replace(budget=budget)
-        assert rule.apply(tuned, Move(tuned, 128, N)) == tuned
+        assert rule.apply(tuned, Move(tuned, 128, N, FACTS)) == tuned
         assert transfer(tuned, batch_size=128, rules=[rule], examples=N).recipe == tuned
 
     def test_a_to_b_to_c_equals_a_to_c(self, rule: Rule, budget: Budget) -> None:
@@ -64,7 +69,8 @@ class TestLawsOfEveryRule:
             assert moved(128, rule, recipe=moved(there, rule, recipe=tuned)) == tuned
 
     def test_only_the_declared_fields_change(self, rule: Rule, budget: Budget) -> None:
-        changes = transfer(TUNED.replace(budget=budget), batch_size=4096, rules=[rule], examples=N).changes
+        tuned = TUNED.replace(budget=budget)
+        changes = transfer(tuned, batch_size=4096, rules=[rule], examples=N, facts=FACTS).changes
         assert {change.field for change in changes} <= {"batch_size", *rule.sets}
         assert all(change.why and change.rule for change in changes)
 
@@ -211,27 +217,38 @@ def test_the_reason_for_a_stretch_names_the_factor_that_is_used() -> None:
         assert change.why.startswith(factor)
 
 
-@pytest.mark.parametrize("optimizer", [RmsProp(lr=0.01, momentum=0.5, weight_decay=1e-4), Adagrad(lr=0.01)])
+@pytest.mark.parametrize("optimizer", [RmsProp(lr=0.01, momentum=0.5), Adagrad(lr=0.01), AdamW(lr=0.01)])
 @pytest.mark.parametrize("rules", [*RULES, *PRESETS])
-def test_rules_take_every_optimizer_and_change_nothing_of_it_but_the_rate(rules: str, optimizer: Optimizer) -> None:
+def test_rules_take_every_optimizer_and_set_of_it_what_they_declare(rules: str, optimizer: Optimizer) -> None:
     tuned = TUNED.replace(optimizer=optimizer)
-    recipe = moved(4096, rules, recipe=tuned)
-    assert recipe.with_lr(0.01).optimizer == optimizer
+    names = PRESETS.get(rules, (rules,))
+    size = 1024 if "sde_betas" in names else 4096  # where kappa (1 - beta1) is below 1
+    recipe = moved(size, rules, recipe=tuned)
+    sets = {field for name in names for field in RULES[name].sets}
+    for field in optimizer.__struct_fields__:
+        if f"optimizer.{field}" not in sets:
+            assert getattr(recipe.optimizer, field) == getattr(optimizer, field)
     assert moved(128, rules, recipe=recipe) == tuned
+    assert moved(256, rules, recipe=recipe) == moved(256, rules, recipe=tuned)
     assert loads_recipe(dumps_recipe(recipe)) == recipe
-    factor = recipe.optimizer.lr / 0.01
-    assert factor == pytest.approx(moved(4096, rules).optimizer.lr / 0.1, rel=1e-12)
 
 
-def test_without_rules_the_linear_rule_warns_beyond_kappa_8() -> None:
-    within, beyond = (transfer(TUNED, batch_size=size) for size in (1024, 1025))
+@pytest.mark.parametrize("rule", ["linear_lr", "sqrt_lr", "exact_sqrt_lr", "gain_lr", "knee_lr"])
+def test_a_rate_s_factor_does_not_depend_on_the_optimizer(rule: str) -> None:
+    for optimizer in (RmsProp(lr=0.01), Adagrad(lr=0.01), AdamW(lr=0.01)):
+        factor = moved(4096, rule, recipe=TUNED.replace(optimizer=optimizer)).optimizer.lr / 0.01
+        assert factor == pytest.approx(moved(4096, rule).optimizer.lr / 0.1, rel=1e-12)
+
+
+def test_the_linear_rule_warns_beyond_kappa_8() -> None:
+    within, beyond = (transfer(TUNED, batch_size=size, rules="linear") for size in (1024, 1025))
     assert within.rules == beyond.rules == ("linear_lr", "same_epochs")
     assert within.warnings == ()
     assert "beyond 8 the linear rule often loses accuracy" in beyond.warnings[0]
 
 
 def test_linear_for_adamw_is_doubted_aloud() -> None:
-    result = transfer(TUNED.replace(optimizer=AdamW(lr=1e-3)), batch_size=256)
+    result = transfer(TUNED.replace(optimizer=AdamW(lr=1e-3)), batch_size=256, rules="linear")
     assert "derived for SGD" in result.warnings[0]
 
 
@@ -275,7 +292,7 @@ def test_the_price_counts_partial_batches_where_n_is_known_and_gives_factors_whe
     assert (known.before.steps, known.after.steps) == (39_100, 39_100)
     assert known.after.examples == 3007 * N + 9 * 4096  # 39,100 steps are 3007 epochs of 13 and 9 whole batches
     assert known.after.epochs == known.after.examples / N
-    assert cost_of(transfer(TUNED, batch_size=4096)) == (1 / 32, 1.0)
+    assert cost_of(transfer(TUNED, batch_size=4096, rules="linear")) == (1 / 32, 1.0)
     assert price(TUNED, TUNED, None).before is None
     steps = TUNED.replace(budget=Steps(3200))
     assert cost_of(transfer(steps, batch_size=4096, rules=["same_steps"])) == (1.0, 32.0)
@@ -307,7 +324,8 @@ def why_not(recipe: Recipe, batch_size: int = 256, **options: object) -> str:
 
 
 def test_a_rule_that_gives_no_usable_learning_rate_says_so_by_name() -> None:
-    assert why_not(TUNED.with_lr(1e308), 1024).startswith("linear_lr gives no positive finite optimizer.lr: 1e+308 x 8")
+    huge = why_not(TUNED.with_lr(1e308), 1024, rules="linear")
+    assert huge.startswith("linear_lr gives no positive finite optimizer.lr: 1e+308 x 8")
     full = why_not(TUNED, 64, rules="exact_sqrt_lr", examples=128)
     assert full.startswith("exact_sqrt_lr needs batches smaller than the training set of 128 examples, got 128")
 
@@ -326,7 +344,7 @@ def test_a_transferred_recipe_moves_on_with_a_note_and_without_a_warning(
     rules: str, budget: Budget, batch_size: int
 ) -> None:
     recipe = moved(batch_size, rules, recipe=TUNED.replace(budget=budget, ghost_batch_size=32))
-    further = transfer(recipe, batch_size=512, examples=N)
+    further = transfer(recipe, batch_size=512, rules="linear", examples=N, facts=FACTS)
     assert further.warnings == ()
     assert further.notes == ("starts from the recipe tuned at batch size 128 that this one remembers",)
     assert transfer(TUNED, batch_size=512).notes == ()
@@ -344,14 +362,16 @@ def test_a_transferred_recipe_moves_on_with_a_note_and_without_a_warning(
 )
 def test_a_number_edited_after_a_transfer_is_not_ignored_in_silence(edit: dict[str, object], field: str) -> None:
     recipe = moved(4096, "linear").replace(**edit)
-    (warning,) = transfer(recipe, batch_size=512, examples=N).warnings
+    (warning,) = transfer(recipe, batch_size=512, rules="linear", examples=N, facts=FACTS).warnings
     assert warning.startswith(f"{field} is none that a rule gives; it is ignored; delete [tuned]")
-    assert transfer(recipe, batch_size=128, examples=N).warnings == (warning,)
+    assert transfer(recipe, batch_size=128, examples=N, facts=FACTS).warnings == (warning,)
+    (unsure,) = transfer(recipe, batch_size=512, rules="linear").warnings
+    assert unsure.startswith(f"{field} is none that a rule gives without N and other facts; it is ignored")
 
 
 def test_what_no_rule_sets_was_edited_and_is_refused_unless_a_rule_of_ones_own_sets_it() -> None:
-    message = why_not(moved(4096, "linear").replace(max_grad_norm=1.0))
-    assert message.startswith("max_grad_norm was edited after a transfer (1.0, in [tuned] 5.0)")
+    message = why_not(moved(4096, "linear").replace(label_smoothing=0.1))
+    assert message.startswith("label_smoothing was edited after a transfer (0.1, in [tuned] left out)")
     assert "delete [tuned]" in message
     doubled = Rule("double_decay", ("optimizer.weight_decay",), _double_decay, lambda move: "because")
     assert moved(512, doubled, recipe=moved(4096, doubled)) == moved(512, doubled)
@@ -365,9 +385,9 @@ def printed(result: Transfer) -> list[str]:
 
 
 def test_without_n_the_price_shows_what_both_budgets_name_and_factors() -> None:
-    lines = printed(transfer(TUNED, batch_size=512))
+    lines = printed(transfer(TUNED, batch_size=512, rules="linear"))
     assert lines[-4:] == ["price before after factor", "steps x 0.25", "examples x 1", "epochs 100 100 x 1"]
-    steps = printed(transfer(TUNED.replace(budget=Steps(3200)), batch_size=512))
+    steps = printed(transfer(TUNED.replace(budget=Steps(3200)), batch_size=512, rules="linear"))
     assert steps[-2:] == ["steps 3,200 800 x 0.25", "examples x 1"]
     mixed = Rule("by_hand", ("budget",), lambda recipe, _: recipe.replace(budget=Steps(7)), lambda _: "because")
     assert "price factor" in printed(transfer(TUNED, batch_size=512, rules=mixed))
@@ -376,10 +396,10 @@ def test_without_n_the_price_shows_what_both_budgets_name_and_factors() -> None:
 def test_where_a_transfer_starts_is_printed_and_in_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "moved.toml"
     write_recipe(moved(4096, "linear").with_lr(0.3), path)
-    lines = printed(transfer(loads_recipe(path.read_text()), batch_size=512, examples=N))
+    lines = printed(transfer(loads_recipe(path.read_text()), batch_size=512, rules="linear", examples=N))
     assert lines[-2].startswith("note: starts from the recipe tuned at batch size 128")
     assert lines[-1].startswith("warning: optimizer.lr 0.3 is none")
-    assert run(["transfer", str(path), "--batch-size", "512", "--json"]) == 0
+    assert run(["transfer", str(path), "--batch-size", "512", "--rules", "linear", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["notes"] == ["starts from the recipe tuned at batch size 128 that this one remembers"]
     assert document["warnings"][0].startswith("optimizer.lr 0.3 is none that a rule gives without N")

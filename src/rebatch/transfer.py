@@ -1,7 +1,7 @@
 """From a recipe tuned at one batch size to a recipe for another: which numbers change, by which rule, and why?"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -10,25 +10,35 @@ import msgspec
 from rebatch.batching import steps_per_epoch
 from rebatch.errors import RequestError, did_you_mean
 from rebatch.fields import show_value, typed
-from rebatch.price import Price, price
-from rebatch.recipe import AdamW, Recipe, Steps
+from rebatch.price import Expected, Price, expected, price
+from rebatch.recipe import Recipe, Steps
 from rebatch.recipe_file import to_table
 from rebatch.reduction import SCALED_FIELDS, with_gradient_times
-from rebatch.rules import DEFAULT_RULES, PRESETS, RULES, Move, Rule
+from rebatch.rules.move import Facts, Move, Rule
+from rebatch.rules.table import DEFAULT_RULES, PRESETS, RULES
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One field of the recipe: its value as tuned, its new value, the rule that set it and the reason."""
+    """One field of the recipe: its value as tuned, its new value, the rule that set it and the reason.
+
+    `evidence` and `source` are the rule's, empty for what is no rule's.
+    """
 
     field: str
     before: Any
     after: Any
     rule: str
     why: str
+    evidence: str = ""
+    source: str = ""
 
 
 class Transfer(msgspec.Struct, frozen=True):
-    """The outcome of `transfer`: `warnings` doubt it, `notes` say where it started."""
+    """The outcome of `transfer`: `warnings` doubt it, `notes` say where it started.
+
+    `price` is what the new recipe takes, `expected` what the same loss would take, None where neither the critical
+    batch size nor the noise scale is known.
+    """
 
     recipe: Recipe
     kappa: float
@@ -37,10 +47,7 @@ class Transfer(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...]
     price: Price
     notes: tuple[str, ...] = ()
-
-
-# Beyond this the linear rule is known to lose accuracy on many tasks (Goyal et al., 2017, needed a long warm-up).
-LINEAR_LIMIT = 8
+    expected: Expected | None = None
 
 
 def transfer(
@@ -49,13 +56,15 @@ def transfer(
     batch_size: int,
     rules: str | Rule | Sequence[str | Rule] = DEFAULT_RULES,
     examples: int | None = None,
+    facts: Facts | None = None,
 ) -> Transfer:
     """Move `recipe` to another batch size.
 
     A recipe that was itself transferred starts again from the recipe that was tuned, so chaining and going back are
     consistent. A recipe with a summed loss is moved as the same one with an averaged loss would be, and stays summed
     (`rebatch.reduction`). `rules` holds names of `RULES`, of `PRESETS`, or rules of your own; they are applied in the
-    order of `RULES`. `examples` is the size of the training set, which some rules need.
+    order of `RULES`. `examples` is the size of the training set, which some rules need; `facts` are what was measured
+    of the run: the default rules take what they find there.
 
     Raises:
         RequestError: an unknown rule, two rules for one field, a rule that changes what it does not set, a missing
@@ -69,20 +78,31 @@ def transfer(
     """
     tuned = recipe.tuned or recipe
     chosen = _choose([rules] if isinstance(rules, str | Rule) else rules)
-    move = Move(tuned, typed(batch_size, int, "batch_size"), typed(examples, int | None, "examples"))
+    facts = facts or Facts()
+    move = Move(tuned, typed(batch_size, int, "batch_size"), typed(examples, int | None, "examples"), facts)
     _require_fits(move)
-    notes, ignored = _start(recipe, chosen, move.examples)
+    notes, ignored = _start(recipe, chosen, move)
     if move.batch_size == tuned.batch_size:
         return Transfer(tuned, 1.0, _names(chosen), (), ignored, price(tuned, tuned, move.examples), notes)
     resized, moved = _with_batch_size(tuned, move.batch_size), _before_rules(move)
-    changes = _changes(tuned, resized, "batch_size", lambda _: f"asked for: kappa = {move.kappa:g}", move)
-    changes += _changes(resized, moved, "summed_loss", lambda _: _WHY_SUMMED, move)
+    changes = _changes(tuned, resized, "batch_size", f"asked for: kappa = {move.kappa:g}")
+    changes += _changes(resized, moved, "summed_loss", _WHY_SUMMED)
     for rule in chosen:
         before, moved = moved, rule.apply(moved, move)
         _refuse_undeclared(rule, before, moved)
-        changes += _changes(before, moved, rule.name, rule.why, move)
-    cost, warnings = price(tuned, moved, move.examples), ignored + _warnings(chosen, move)
-    return Transfer(moved.replace(tuned=tuned), move.kappa, _names(chosen), tuple(changes), warnings, cost, notes)
+        if moved != before:
+            changes += _changes(before, moved, rule.name, rule.why(move), rule.evidence, rule.source)
+    doubts = dict.fromkeys([*ignored, *(doubt for rule in chosen for doubt in rule.doubts(moved, move))])
+    return Transfer(
+        moved.replace(tuned=tuned),
+        move.kappa,
+        _names(chosen),
+        tuple(changes),
+        tuple(doubts),
+        price(tuned, moved, move.examples),
+        notes,
+        None if facts.critical is None else expected(tuned.batch_size, move.batch_size, facts.critical),
+    )
 
 
 def _choose(rules: Sequence[str | Rule]) -> list[Rule]:
@@ -126,7 +146,7 @@ def _refuse_undeclared(rule: Rule, before: Recipe, after: Recipe) -> None:
             raise RequestError(f"{rule.name} changes {field!r} but declares {declared}; add {field!r} to what it sets")
 
 
-def _start(recipe: Recipe, chosen: Sequence[Rule], examples: int | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _start(recipe: Recipe, chosen: Sequence[Rule], move: Move) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(notes, warnings) on where the transfer starts: at `recipe`, or at the tuned recipe that it remembers."""
     tuned = recipe.tuned
     if tuned is None:
@@ -139,10 +159,11 @@ def _start(recipe: Recipe, chosen: Sequence[Rule], examples: int | None) -> tupl
                 f"{field} was edited after a transfer ({_spelled(new.get(field))}, in [tuned] "
                 f"{_spelled(old.get(field))}), and a further transfer starts from [tuned]; {_WAY_OUT}"
             )
-    known = "" if examples else " without N"
+    lacking = [*(["N"] if move.examples is None else []), *(["other facts"] if move.facts == Facts() else [])]
+    known = f" without {' and '.join(lacking)}" if lacking else ""
     ignored = [
         f"{field} {_spelled(new.get(field))} is none that a rule gives{known}; it is ignored; {_WAY_OUT}"
-        for field in _unreached(recipe, tuned, examples)
+        for field in _unreached(recipe, tuned, move)
         if field not in own
     ]
     return (f"starts from the recipe tuned at batch size {tuned.batch_size} that this one remembers",), tuple(ignored)
@@ -153,15 +174,20 @@ _WHY_SUMMED = "a summed gradient grows by kappa: as large a step, and as much de
 _WAY_OUT = "delete [tuned] to start from the numbers above it (in Python: recipe.as_tuned())"
 
 
-def _unreached(recipe: Recipe, tuned: Recipe, examples: int | None) -> list[str]:
-    """Fields that rules set, at a value to which no rule leads from `tuned`: somebody edited them."""
-    move = Move(tuned, recipe.batch_size, examples)
+def _unreached(recipe: Recipe, tuned: Recipe, given: Move) -> list[str]:
+    """Fields that rules set, at a value to which no rule leads from `tuned`: somebody edited them.
+
+    Rules that read the learning rate or the budget start from the recipe's own.
+    """
+    move = Move(tuned, recipe.batch_size, given.examples, given.facts)
     start = _before_rules(move)
-    reached = [start]
+    reached, read = [start], start.with_lr(recipe.optimizer.lr).replace(budget=recipe.budget)
     for rule in RULES.values():
+        sets_them = bool({"optimizer.lr", "budget"} & set(rule.sets))
         with suppress(RequestError):  # it lacks a fact
-            reached.append(rule.apply(start, move))
-    if examples is None and isinstance(recipe.budget, Steps) and not isinstance(tuned.budget, Steps):
+            made = rule.apply(start if sets_them else read, move)
+            reached.append(made if sets_them else made.with_lr(start.optimizer.lr).replace(budget=start.budget))
+    if move.examples is None and isinstance(recipe.budget, Steps) and not isinstance(tuned.budget, Steps):
         reached.append(start.replace(budget=recipe.budget))  # same_steps may have made any number of steps
     tables = [_fields(each) for each in reached]
     values = _fields(recipe)
@@ -211,9 +237,22 @@ def _before_rules(move: Move) -> Recipe:
     return with_gradient_times(resized, move.kappa) if resized.loss_reduction == "sum" else resized
 
 
-def _changes(before: Recipe, after: Recipe, rule: str, why: Callable[[Move], str], move: Move) -> list[Change]:
+def _changes(before: Recipe, after: Recipe, rule: str, why: str, evidence: str = "", source: str = "") -> list[Change]:
     old, new = _fields(before), _fields(after)
-    return [Change(field, old.get(field), new.get(field), rule, why(move)) for field in _differing(before, after)]
+    return [
+        Change(field, _known(field, old, before), _known(field, new, after), rule, why, evidence, source)
+        for field in _differing(before, after)
+    ]
+
+
+def _known(field: str, table: dict[str, Any], recipe: Recipe) -> Any:
+    """A field's value, also where a table leaves it out because it is the default."""
+    if field in table:
+        return table[field]
+    found: Any = recipe
+    for name in field.split("."):
+        found = getattr(found, name, None)
+    return msgspec.to_builtins(found)
 
 
 def _differing(before: Recipe, after: Recipe) -> list[str]:
@@ -230,19 +269,6 @@ def _fields(recipe: Recipe) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
-
-
-def _warnings(chosen: Sequence[Rule], move: Move) -> tuple[str, ...]:
-    warnings = []
-    linear = any(rule.name == "linear_lr" for rule in chosen)
-    if linear and move.kappa > LINEAR_LIMIT:
-        warnings.append(
-            f"kappa is {move.kappa:g}: beyond {LINEAR_LIMIT} the linear rule often loses accuracy or diverges; "
-            "add a warm-up, or compare with --rules hoffer"
-        )
-    if linear and isinstance(move.tuned.optimizer, AdamW):
-        warnings.append("linear_lr was derived for SGD; for AdamW the square root (sqrt_lr) is the better first guess")
-    return tuple(warnings)
 
 
 def _names(chosen: Sequence[Rule]) -> tuple[str, ...]:

@@ -100,7 +100,7 @@ def test_train_shows_progress_loss_accuracy_and_examples_per_second(
 
 
 def test_transfer_json_is_one_document(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["transfer", str(recipe), "--batch-size", "4096", "--json"]) == 0
+    assert run(["transfer", str(recipe), "--batch-size", "4096", "--rules", "linear", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["recipe"]["optimizer"]["lr"] == pytest.approx(3.2)
     assert document["changes"][1] == {

@@ -8,10 +8,13 @@ import typer
 from rebatch.cli.options import Json
 from rebatch.cli.recipe import refuse_folder, write_to
 from rebatch.errors import RequestError
+from rebatch.knee import Knee
 from rebatch.recipe import Recipe
 from rebatch.recipe_file import dumps_recipe, read_recipe, to_table
 from rebatch.reduction import with_loss_reduction
-from rebatch.rules import DEFAULT_RULES
+from rebatch.rules.move import Facts
+from rebatch.rules.rates import ADAM_EXPONENT
+from rebatch.rules.table import DEFAULT_RULES, PRESETS
 from rebatch.transfer import Transfer
 from rebatch.transfer import transfer as move
 
@@ -21,7 +24,7 @@ def transfer(
     batch_size: Annotated[int, typer.Option("--batch-size", help="Examples of one optimizer step, over all ranks.")],
     rules: Annotated[
         list[str] | None,
-        typer.Option("--rules", help="Rules or presets (hoffer, linear, bigbatch); repeat or separate by commas."),
+        typer.Option("--rules", help=f"Rules or presets ({', '.join(PRESETS)}); repeat or separate by commas."),
     ] = None,
     loss_reduction: Annotated[
         str | None,
@@ -29,6 +32,19 @@ def transfer(
     ] = None,
     task: Annotated[str | None, typer.Option("--task", help="Take the number of examples from this task.")] = None,
     examples: Annotated[int | None, typer.Option("--examples", help="Number of training examples.", min=1)] = None,
+    noise_scale: Annotated[
+        float | None, typer.Option("--noise-scale", help="tr(Sigma)/|G|^2 in examples; rebatch measure noise-scale.")
+    ] = None,
+    critical_batch_size: Annotated[
+        float | None,
+        typer.Option("--critical-batch-size", help="In examples; rebatch measure critical-batch-size."),
+    ] = None,
+    knee: Annotated[
+        float | None, typer.Option("--knee", help="Where the best rate of an Adam-like optimizer bends, in examples.")
+    ] = None,
+    top_eigenvalue: Annotated[
+        float | None, typer.Option("--top-eigenvalue", help="Of the mean loss; rebatch measure limits.")
+    ] = None,
     json: Json = False,
     output: Annotated[Path | None, typer.Option("--output", help="Write the new recipe to this file.")] = None,
 ) -> None:
@@ -36,7 +52,13 @@ def transfer(
     chosen = [name for item in rules or [] for name in item.split(",")] or list(DEFAULT_RULES)
     refuse_folder(output)
     tuned = _reduced(read_recipe(recipe), loss_reduction)
-    result = move(tuned, batch_size=batch_size, rules=chosen, examples=_examples(task, examples))
+    facts = Facts(
+        noise_scale=noise_scale,
+        critical_batch_size=critical_batch_size,
+        knee=None if knee is None else Knee(batch_size=knee, exponent=ADAM_EXPONENT),
+        top_eigenvalue=top_eigenvalue,
+    )
+    result = move(tuned, batch_size=batch_size, rules=chosen, examples=_examples(task, examples), facts=facts)
     if output is not None:
         write_to(result.recipe, output)
     if json:

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from rebatch.price import Cost
 from rebatch.recipe import Recipe
+from rebatch.statistics import Interval
 from rebatch.transfer import Transfer
 
 
@@ -14,24 +15,29 @@ def transfer_tables(result: Transfer) -> RenderableType:
     """What changed, by which rule and why; what it costs; where it started; warnings."""
     table = borderless("field", "before", "after", "rule", "why")
     for change in result.changes:
-        cells = (change.field, show(change.before), show(change.after), change.rule, change.why)
+        why = f"{change.why} (weak evidence)" if change.evidence == "weak" else change.why
+        cells = (change.field, show(change.before), show(change.after), change.rule, why)
         table.add_row(*map(Text, cells))  # as Text, brackets in a user's words are no markup
     nothing = [] if result.changes else [Text("Nothing changes: this is the batch size the recipe was tuned at.")]
     notes = [Text(f"note: {note}") for note in result.notes]
     warnings = [Text(f"warning: {warning}", style="yellow") for warning in result.warnings]
-    return Group(*nothing, *([table] if result.changes else []), _price_table(result), *notes, *warnings)
+    return Group(
+        *nothing, *([table] if result.changes else []), _price_table(result), *_expected(result), *notes, *warnings
+    )
 
 
 def show(value: object) -> str:
     """A recipe's value as people read it: `{"epochs": 50}` becomes `50 epochs`.
 
-    >>> show({"steps": 23450}), show(None), show(0.5656854249492381)
-    ('23,450 steps', '-', '0.56569')
+    >>> show({"steps": 23450}), show(None), show(0.5656854249492381), show([0.9, 0.992027944])
+    ('23,450 steps', '-', '0.56569', '0.9, 0.99203')
     """
     if value is None:
         return "-"
     if isinstance(value, dict):
         return ", ".join(f"{show(amount)} {unit}" for unit, amount in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(show, value))
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return f"{value:.5g}" if isinstance(value, float) else str(value)
@@ -51,6 +57,18 @@ def _price_table(result: Transfer) -> Table:
         known = [_amount(amounts[name]) if name in shared else "" for amounts in (before, after)]
         table.add_row(name, *(known if shared else ()), f"x {factor:.4g}")
     return table
+
+
+def _expected(result: Transfer) -> list[Text]:
+    if result.expected is None:
+        return []
+    steps, examples = (_factor(each) for each in (result.expected.steps_factor, result.expected.examples_factor))
+    return [Text(f"for the same loss, each batch size at its best rate: steps {steps}, examples {examples}")]
+
+
+def _factor(interval: Interval) -> str:
+    bounds = "" if interval.low == interval.high else f" [{interval.low:.3g}, {interval.high:.3g}]"
+    return f"x {interval.estimate:.3g}{bounds}"
 
 
 def _amounts(recipe: Recipe, cost: Cost | None) -> dict[str, float]:

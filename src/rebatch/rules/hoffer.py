@@ -58,8 +58,10 @@ def authors_code(recipe: Recipe, move: Move) -> Recipe:
 
 
 def factor_from_256(move: Move) -> float:
+    """Of `sqrt_lr_from_256`."""
     return math.sqrt(move.batch_size / 256)
 
 
 def stretch(move: Move) -> float:
+    """Of `stretched_epochs`."""
     return math.ceil(move.kappa) if move.kappa > 1 else move.kappa

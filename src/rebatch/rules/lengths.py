@@ -1,8 +1,19 @@
-"""How long training lasts at another batch size."""
+"""How long training lasts at another batch size, and how long it warms up."""
+
+import math
+from collections.abc import Sequence
+
+import msgspec
 
 from rebatch.batching import total_steps
-from rebatch.recipe import Recipe, Steps
+from rebatch.errors import RequestError
+from rebatch.recipe import AdamW, Epochs, Examples, Recipe, Steps
 from rebatch.rules.move import Move
+
+# A warm-up that is cut short by a larger batch keeps so many lifetimes of Adam's second moment, 1/(1 - beta2) steps.
+LIFETIMES = 2.0
+# However few steps there are, a warm-up takes no more of them.
+LONGEST_WARMUP = 0.5
 
 
 def same_epochs(recipe: Recipe, move: Move) -> Recipe:
@@ -21,3 +32,118 @@ def same_steps(recipe: Recipe, move: Move) -> Recipe:
     if isinstance(move.tuned.budget, Steps) or move.kappa == 1:
         return recipe
     return recipe.replace(budget=Steps(total_steps(move.tuned, move.require_examples("same_steps"))))
+
+
+def same_loss(recipe: Recipe, move: Move) -> Recipe:
+    """Train as long as the same loss takes: E'/E = (kappa B + B_c) / (B + B_c) (McCandlish et al., 2018).
+
+    B_c is the critical batch size, or the noise scale in its place. AdaScale's schedule advances by the same gain.
+
+    Raises:
+        RequestError: neither is known.
+    """
+    if move.kappa == 1:
+        return recipe
+    worth = move.gain(_require_critical(move))
+    match move.tuned.budget:
+        case Epochs(epochs=epochs):
+            return recipe.replace(budget=Epochs(epochs * move.kappa / worth))
+        case Examples(examples=examples):
+            return recipe.replace(budget=Examples(max(1, round(examples * move.kappa / worth))))
+        case Steps(steps=steps):
+            return recipe.replace(budget=Steps(max(1, round(steps / worth))))
+
+
+def same_loss_why(move: Move) -> str:
+    """Of `same_loss`."""
+    critical = _require_critical(move)
+    worth = move.gain(critical)
+    return (
+        f"a step is worth {worth:.4g} of the old ones at a critical batch size of {critical:g}: x "
+        f"{move.kappa / worth:.4g} the examples for the same loss"
+    )
+
+
+def same_warmup(recipe: Recipe, move: Move) -> Recipe:
+    """Warm up over as many examples as before, but for Adam-like optimizers 2/(1 - beta2) steps at least.
+
+    A tuned warm-up of fewer steps than that stays as long as it was, and none stays none.
+
+    Raises:
+        RequestError: budgets in different units, and N is not known.
+    """
+    warmup = move.tuned.schedule.warmup
+    if warmup == 0.0 or move.kappa == 1:
+        return recipe
+    return _with_warmup(recipe, min(LONGEST_WARMUP, _warmup(recipe, move)))
+
+
+def legw_warmup(recipe: Recipe, move: Move) -> Recipe:
+    """kappa times the epochs of warm-up (LEGW; You et al., 2019, arXiv 1901.08256), made for LARS and LAMB.
+
+    Raises:
+        RequestError: the warm-up would take the whole run.
+    """
+    warmup = move.tuned.schedule.warmup * move.kappa / _examples_factor(recipe, move, "legw_warmup")
+    if warmup >= 1.0:
+        raise RequestError(
+            f"legw_warmup needs a warm-up shorter than the run: {move.tuned.schedule.warmup:g} of it times kappa = "
+            f"{move.kappa:g} is {warmup:.4g}; take same_warmup, or a smaller batch"
+        )
+    return _with_warmup(recipe, warmup)
+
+
+def warmup_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
+    """A warm-up that should be longer than the run allows."""
+    if recipe.schedule.warmup < LONGEST_WARMUP or move.tuned.schedule.warmup >= LONGEST_WARMUP:
+        return ()
+    return (f"the warm-up would take {LONGEST_WARMUP:.0%} of the run or more: so few steps hardly train at all",)
+
+
+def _warmup(recipe: Recipe, move: Move) -> float:
+    same = move.tuned.schedule.warmup / _examples_factor(recipe, move, "same_warmup")
+    optimizer = recipe.optimizer
+    if not isinstance(optimizer, AdamW) or move.kappa < 1:
+        return same
+    steps = _steps(recipe, move), _steps(move.tuned, move)
+    if steps[0] is None or steps[1] is None:
+        return same
+    least = min(LIFETIMES / (1.0 - optimizer.betas[1]), move.tuned.schedule.warmup * steps[1])
+    return max(same, least / steps[0])
+
+
+def _steps(recipe: Recipe, move: Move) -> int | None:
+    """Of the whole run, where they are known."""
+    if move.examples is None:
+        return recipe.budget.steps if isinstance(recipe.budget, Steps) else None
+    return total_steps(recipe, move.examples)
+
+
+def _examples_factor(recipe: Recipe, move: Move, rule: str) -> float:
+    """Examples of the run over those of the tuned one; partial batches count as whole ones between steps and epochs."""
+    match move.tuned.budget, recipe.budget:
+        case Epochs(epochs=old), Epochs(epochs=new):
+            return new / old
+        case Examples(examples=old), Examples(examples=new):
+            return new / old
+        case Steps(steps=old), Steps(steps=new):
+            return new * move.kappa / old
+    examples = move.require_examples(rule)
+    return total_steps(recipe, examples) * move.kappa / total_steps(move.tuned, examples)
+
+
+def _with_warmup(recipe: Recipe, warmup: float) -> Recipe:
+    if math.isclose(warmup, recipe.schedule.warmup, rel_tol=1e-12):
+        return recipe
+    return recipe.replace(schedule=msgspec.structs.replace(recipe.schedule, warmup=warmup))
+
+
+def _require_critical(move: Move) -> float:
+    critical = move.facts.critical
+    if critical is None:
+        raise RequestError(
+            "same_loss needs the critical batch size or the noise scale; measure one (rebatch measure "
+            "critical-batch-size) and give --critical-batch-size B (in Python: facts=Facts(critical_batch_size=B)), or "
+            "choose same_epochs"
+        )
+    return critical.estimate

@@ -1,10 +1,63 @@
 """A transfer's start and goal, with the facts that are known on the way; and what a rule is."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
 
 from rebatch.errors import RequestError
+from rebatch.fields import require_types, show_value
+from rebatch.knee import Knee
 from rebatch.recipe import Recipe
+from rebatch.statistics import Interval
+
+Evidence = Literal["strong", "some", "weak"]
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was measured of a run and helps to move its recipe; each may be left out.
+
+    Attributes:
+        noise_scale: tr(Sigma)/|G|^2 in examples (`rebatch measure noise-scale`), a number or its interval. It grows
+            along a run: a typical value of the run, not an early one.
+        critical_batch_size: measured with branches, in examples (`rebatch measure critical-batch-size`).
+        knee: how the best rate bends over the batch size (`rebatch.knee`), from a sweep or a law.
+        top_eigenvalue: of the mean loss's Hessian at the rate that was tuned (`rebatch measure limits`).
+    """
+
+    noise_scale: float | Interval | None = None
+    critical_batch_size: float | Interval | None = None
+    knee: Knee | None = None
+    top_eigenvalue: float | None = None
+
+    def __post_init__(self) -> None:
+        require_types(self, "facts")
+        for name in ("noise_scale", "critical_batch_size", "top_eigenvalue"):
+            value = getattr(self, name)
+            ends = (value.low, value.estimate, value.high) if isinstance(value, Interval) else (value,)
+            for end in ends:
+                positive = end is None or end > 0 or (end == 0 and isinstance(value, Interval))
+                if not positive or (end is not None and math.isnan(end)):
+                    raise RequestError(f"{name} must be positive, got {show_value(end)}; leave it out if it is unknown")
+        if isinstance(self.noise_scale, float) and math.isinf(self.noise_scale):
+            raise RequestError("noise_scale must be finite, got inf; leave it out if it is unknown")
+
+    @property
+    def noise(self) -> Interval | None:
+        """The noise scale, with its interval where there is one."""
+        return as_interval(self.noise_scale)
+
+    @property
+    def critical(self) -> Interval | None:
+        """The critical batch size: as measured, else the noise scale in its place."""
+        return as_interval(self.critical_batch_size if self.critical_batch_size is not None else self.noise_scale)
+
+
+def as_interval(value: float | Interval | None) -> Interval | None:
+    """A number is an interval without width."""
+    return value if value is None or isinstance(value, Interval) else Interval(value, value, value)
 
 
 @dataclass(frozen=True)
@@ -17,6 +70,7 @@ class Move:
     tuned: Recipe
     batch_size: int
     examples: int | None = None
+    facts: Facts = field(default_factory=Facts)
 
     @property
     def kappa(self) -> float:
@@ -32,12 +86,49 @@ class Move:
             )
         return self.examples
 
+    def require_noise_scale(self, rule: str) -> float:
+        """B_n, or one line that says which rule needs it."""
+        if self.facts.noise is None:
+            raise RequestError(
+                f"{rule} needs the noise scale; measure it (rebatch measure noise-scale) and give --noise-scale B "
+                "(in Python: facts=Facts(noise_scale=B)), or choose rules that do without"
+            )
+        return self.facts.noise.estimate
+
+    def gain(self, noise_scale: float) -> float:
+        """(1 + B_n/B) / (1 + B_n/B'): what a step of B' examples is worth in steps of B.
+
+        Where N is known, with 1/B - 1/N for 1/B: drawn without replacement, a batch of N has no noise.
+        """
+        floor = 0.0 if self.examples is None else 1.0 / self.examples
+        old, new = (max(0.0, 1.0 / size - floor) for size in (self.tuned.batch_size, self.batch_size))
+        return (1.0 + noise_scale * old) / (1.0 + noise_scale * new)
+
+
+def no_doubts(_: Recipe, __: Move) -> Sequence[str]:
+    """A rule without doubts of its own."""
+    return ()
+
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule of transfer: `apply` maps (recipe, move) to a recipe and changes only the fields it `sets`."""
+    """One rule of transfer: `apply` maps (recipe, move) to a recipe and changes only the fields it `sets`.
+
+    Attributes:
+        why: one sentence on the change, for the move at hand.
+        doubts: sentences that warn of this move, given the recipe that the rule made.
+        formula: what it does, in symbols.
+        source: who found it.
+        holds: under which condition.
+        evidence: how well later work bears it out.
+    """
 
     name: str
     sets: tuple[str, ...]
     apply: Callable[[Recipe, Move], Recipe]
     why: Callable[[Move], str]
+    doubts: Callable[[Recipe, Move], Sequence[str]] = no_doubts
+    formula: str = ""
+    source: str = ""
+    holds: str = ""
+    evidence: Evidence | Literal[""] = ""

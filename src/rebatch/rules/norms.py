@@ -1,5 +1,8 @@
 """What batch norm and clipping see at another batch size."""
 
+import math
+from collections.abc import Sequence
+
 from rebatch.errors import RequestError
 from rebatch.recipe import Recipe
 from rebatch.rules.move import Move
@@ -14,3 +17,21 @@ def ghost_batch(recipe: Recipe, move: Move) -> Recipe:
             "ghost_batch needs a recipe tuned at batch size 2 or more, got 1: one example has no variance; leave it out"
         )
     return recipe.replace(ghost_batch_size=move.tuned.batch_size)
+
+
+def noise_clip(recipe: Recipe, move: Move) -> Recipe:
+    """The clipping threshold follows the gradient's size, E|g|^2 = |G|^2 (1 + B_n/B) (McCandlish et al., 2018).
+
+    It stays where the noise scale is not known.
+    """
+    if recipe.max_grad_norm is None or move.facts.noise is None:
+        return recipe
+    return recipe.replace(max_grad_norm=recipe.max_grad_norm / math.sqrt(move.gain(move.facts.noise.estimate)))
+
+
+def clip_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
+    """A threshold that stays though the gradient's size does not."""
+    if recipe.max_grad_norm is None or move.facts.noise is not None:
+        return ()
+    verb = "binds less" if move.kappa > 1 else "binds more"
+    return (f"max_grad_norm stays, and {verb} often than before: a --noise-scale would say how to move it",)

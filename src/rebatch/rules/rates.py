@@ -1,10 +1,22 @@
-"""Learning rates at another batch size."""
+"""Learning rates at another batch size.
+
+The best rate rises with the batch size and then bends flat. Where it bends belongs to the run: for SGD at the noise
+scale, for AdamW at a knee of its own. Linear and square root are what is left of the curve below it.
+"""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rebatch.errors import RequestError
-from rebatch.recipe import Recipe
+from rebatch.knee import Knee
+from rebatch.recipe import AdamW, Recipe, RmsProp, Sgd
 from rebatch.rules.move import Move
+from rebatch.stability import stable_lr
+
+# Without a measurement a rule of thumb is trusted so far: beyond, most tasks lie above their knee (Goyal et al., 2017,
+# needed a long warm-up, and from 8,192 on lost accuracy).
+SAFE_KAPPA = 8
 
 
 def linear_lr(recipe: Recipe, move: Move) -> Recipe:
@@ -28,7 +40,148 @@ def exact_sqrt_lr(recipe: Recipe, move: Move) -> Recipe:
     return scaled_lr(recipe, exact_sqrt_factor(move), "exact_sqrt_lr")
 
 
+def gain_lr(recipe: Recipe, move: Move) -> Recipe:
+    """Scale the learning rate by (1 + B_n/B) / (1 + B_n/B'), the gain of AdaScale (Johnson et al., 2020).
+
+    Linear far below the noise scale B_n, constant far above: the best rate of SGD on a quadratic, lr_max/(1 + B_n/B).
+
+    Raises:
+        RequestError: the noise scale is not known.
+    """
+    return scaled_lr(recipe, move.gain(move.require_noise_scale("gain_lr")), "gain_lr")
+
+
+def knee_lr(recipe: Recipe, move: Move) -> Recipe:
+    """Scale the learning rate along a given knee (`rebatch.knee`), from a sweep or a law.
+
+    Raises:
+        RequestError: the knee is not known.
+    """
+    return scaled_lr(recipe, _require_knee(move).factor(move.tuned.batch_size, move.batch_size), "knee_lr")
+
+
+def default_lr(recipe: Recipe, move: Move) -> Recipe:
+    """Scale the learning rate by what is known best of the optimizer, see `default_curve`.
+
+    Raises:
+        RequestError: nothing is known of the run, and kappa is beyond `SAFE_KAPPA`.
+    """
+    return scaled_lr(recipe, default_curve(move).factor, "default_lr")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The factor on the learning rate, what gives it, and the doubt about it."""
+
+    factor: float
+    why: str
+    doubt: str = ""
+
+
+def default_curve(move: Move) -> Curve:
+    """The default for the recipe's optimizer and the facts at hand.
+
+    A given knee goes first. SGD: the gain at the noise scale, else linear. Adam-like optimizers: half the noise scale
+    in place of the knee, else the square root.
+    """
+    knee, noise, sgd = move.facts.knee, move.facts.noise, isinstance(move.tuned.optimizer, Sgd)
+    if knee is not None:
+        return Curve(knee.factor(move.tuned.batch_size, move.batch_size), _knee_why(move))
+    if noise is not None and sgd:
+        return Curve(move.gain(noise.estimate), gain_why(move))
+    if noise is not None:
+        guessed = Knee(batch_size=noise.estimate / 2, exponent=ADAM_EXPONENT)
+        return Curve(
+            guessed.factor(move.tuned.batch_size, move.batch_size),
+            f"the curve of Adam-like optimizers with its knee at half the noise scale, {guessed.batch_size:g}",
+            "that the knee of an Adam-like optimizer lies at half the noise scale is untested: a sweep of two batch "
+            "sizes would show it (--from-sweep)",
+        )
+    if move.kappa > SAFE_KAPPA:
+        name = "linear" if sgd else "square-root"
+        raise RequestError(
+            f"default_lr knows nothing of this run, and kappa is {move.kappa:g}: beyond {SAFE_KAPPA} the {name} rule "
+            f"fails on many; give {'--noise-scale' if sgd else '--from-sweep, --knee or --noise-scale'}, or take it "
+            f"all the same with --rules {'linear' if sgd else 'adam-sde'}"
+        )
+    if sgd:
+        return Curve(move.kappa, linear_why(move), "the linear rule holds below the noise scale, which is not given")
+    return Curve(
+        math.sqrt(move.kappa),
+        f"x sqrt(kappa) = {math.sqrt(move.kappa):.4g}: right for Adam-like optimizers while noise dominates",
+        "the square root holds below a knee that is not given, and with weight decay that moves with the rate",
+    )
+
+
+# Of AdamW, below its knee; seen in 17 language models (`docs/choosing-a-rule.md`).
+ADAM_EXPONENT = 0.75
+
+
+def linear_why(move: Move) -> str:
+    """Of `linear_lr`."""
+    return f"x kappa = {move.kappa:g}: kappa small steps make one large one while they stay small"
+
+
+def gain_why(move: Move) -> str:
+    """Of `gain_lr`."""
+    noise = move.require_noise_scale("gain_lr")
+    return (
+        f"x {move.gain(noise):.4g} of kappa = {move.kappa:g}: the gain at a noise scale of {noise:g}, linear far below "
+        "it and flat far above"
+    )
+
+
+def knee_why(move: Move) -> str:
+    """Of `knee_lr`."""
+    _require_knee(move)
+    return _knee_why(move)
+
+
+def linear_doubts(_: Recipe, move: Move) -> Sequence[str]:
+    """A large kappa, and an optimizer that the rule was not made for."""
+    found = []
+    if move.kappa > SAFE_KAPPA:
+        found.append(
+            f"kappa is {move.kappa:g}: beyond {SAFE_KAPPA} the linear rule often loses accuracy or diverges; "
+            "add a warm-up, or compare with --rules hoffer"
+        )
+    if isinstance(move.tuned.optimizer, AdamW | RmsProp):
+        found.append("linear_lr was derived for SGD; for Adam-like optimizers the square root (sqrt_lr) is the better")
+    return found
+
+
+def sqrt_doubts(_: Recipe, move: Move) -> Sequence[str]:
+    """An optimizer that the rule is not for."""
+    if not isinstance(move.tuned.optimizer, Sgd):
+        return ()
+    return (
+        "the square root matches the noise of one step, not the path: later work finds SGD's best rate linear in the "
+        "batch size, then flat (docs/choosing-a-rule.md)",
+    )
+
+
+def default_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
+    """What the default leans on, and the edge of stability where the curvature is known."""
+    doubt = default_curve(move).doubt
+    return [*([doubt] if doubt else []), *edge_doubts(recipe, move)]
+
+
+def edge_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
+    """A rate beyond what the measured curvature lets stand."""
+    top, optimizer = move.facts.top_eigenvalue, recipe.optimizer
+    if top is None or not isinstance(optimizer, Sgd):
+        return ()
+    edge = stable_lr(top, optimizer.momentum, nesterov=optimizer.nesterov)
+    if optimizer.lr <= edge:
+        return ()
+    return (
+        f"optimizer.lr {optimizer.lr:.4g} is beyond the edge of stability at a top eigenvalue of {top:g}, {edge:.4g}: "
+        "a warm-up gives the curvature time to fall, or take a smaller batch",
+    )
+
+
 def scaled_lr(recipe: Recipe, factor: float, rule: str) -> Recipe:
+    """The learning rate times `factor`, for the rule of that name."""
     lr = recipe.optimizer.lr * factor
     if not 0 < lr < math.inf:
         raise RequestError(
@@ -39,6 +192,7 @@ def scaled_lr(recipe: Recipe, factor: float, rule: str) -> Recipe:
 
 
 def exact_sqrt_factor(move: Move) -> float:
+    """Of `exact_sqrt_lr`."""
     examples = move.require_examples("exact_sqrt_lr")
     for size in (move.tuned.batch_size, move.batch_size):
         if size >= examples:
@@ -47,3 +201,21 @@ def exact_sqrt_factor(move: Move) -> float:
                 "the full batch has no noise to match; use sqrt_lr"
             )
     return math.sqrt(move.kappa * (examples - move.tuned.batch_size) / (examples - move.batch_size))
+
+
+def _require_knee(move: Move) -> Knee:
+    if move.facts.knee is None:
+        raise RequestError(
+            "knee_lr needs the knee of this run; give --from-sweep RUNS.csv, --knee K, or --tokens D for a language "
+            "model (in Python: facts=Facts(knee=...)), or choose rules that do without"
+        )
+    return move.facts.knee
+
+
+def _knee_why(move: Move) -> str:
+    knee = _require_knee(move)
+    factor = knee.factor(move.tuned.batch_size, move.batch_size)
+    return (
+        f"x {factor:.4g}: the best rate grows as the batch size to the power {knee.exponent:g} and bends flat at a "
+        f"knee of {knee.batch_size:g}"
+    )

@@ -18,7 +18,7 @@ from rebatch.errors import RequestError
 from rebatch.price import price
 from rebatch.recipe import Recipe, Steps
 from rebatch.recipe_file import to_table
-from rebatch.rules import Move, Rule
+from rebatch.rules.move import Move, Rule
 from rebatch.study.branch import PATIENCE, Branches, branch_off
 from rebatch.study.capacity import Capacity, measure_capacity
 from rebatch.study.capacity_worker import Workload

@@ -1,0 +1,279 @@
+"""Rules of transfer against known answers: the gain, weight decay's memory, moments, lengths, and what is refused."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from rebatch.averaging import Ema
+from rebatch.batching import total_steps
+from rebatch.cli.main import run
+from rebatch.errors import RequestError
+from rebatch.knee import Knee
+from rebatch.price import examples_factor, expected, mean_examples_factor
+from rebatch.recipe import Adagrad, AdamW, Budget, Epochs, Examples, Optimizer, Recipe, RmsProp, Sgd, Steps
+from rebatch.recipe_file import write_recipe
+from rebatch.rules.move import Facts
+from rebatch.rules.table import PRESETS, RULES
+from rebatch.schedule import Constant, Cosine
+from rebatch.statistics import Interval
+from rebatch.transfer import Transfer, transfer
+
+N = 50_000
+SGD = Recipe(batch_size=128, optimizer=Sgd(lr=0.1, momentum=0.9, weight_decay=5e-4), budget=Epochs(100))
+ADAM = Recipe(
+    batch_size=128,
+    optimizer=AdamW(lr=1e-3, weight_decay=0.1),
+    schedule=Cosine(warmup=0.1),
+    budget=Epochs(100),
+    max_grad_norm=1.0,
+    averaging=Ema(decay=0.999),
+)
+RATE_RULES = ("linear_lr", "sqrt_lr", "gain_lr", "knee_lr", None)
+KNOWN = Facts(noise_scale=700.0, knee=Knee(batch_size=1000.0, exponent=0.7, bend=4.0))
+
+
+def moved(recipe: Recipe, batch_size: int, *rules: str, facts: Facts = KNOWN) -> Recipe:
+    return transfer(recipe, batch_size=batch_size, rules=rules, examples=N, facts=facts).recipe
+
+
+def adam(recipe: Recipe) -> AdamW:
+    assert isinstance(recipe.optimizer, AdamW)
+    return recipe.optimizer
+
+
+@pytest.mark.parametrize("preset", ["default", "adam-sde", "gain", "linear", "hoffer"])
+@pytest.mark.parametrize("start", [SGD, ADAM], ids=["sgd", "adamw"])
+def test_presets_go_there_on_and_back(preset: str, start: Recipe) -> None:
+    for middle, last in [(512, 1024), (1024, 300), (8, 1024), (77, 256)]:
+        there = moved(start, middle, preset)
+        assert moved(there, last, preset) == moved(start, last, preset)
+        assert moved(there, 128, preset) == start
+
+
+def test_the_gain_is_linear_far_below_the_noise_scale_and_flat_far_above() -> None:
+    def factor(noise_scale: float) -> float:
+        found = transfer(SGD, batch_size=1024, rules="gain_lr", facts=Facts(noise_scale=noise_scale))
+        return found.recipe.optimizer.lr / 0.1
+
+    assert factor(1e9) == pytest.approx(8.0, rel=1e-5)
+    assert factor(1e-3) == pytest.approx(1.0, rel=1e-4)
+    assert factor(1024.0) == pytest.approx((1 + 8) / (1 + 1))  # nu = B_n/B = 8
+    assert RULES["gain_lr"].evidence == "some"
+
+
+def test_the_gain_counts_that_a_batch_of_all_examples_has_no_noise() -> None:
+    found = transfer(SGD, batch_size=1024, rules="gain_lr", examples=1024, facts=Facts(noise_scale=1024.0))
+    assert found.recipe.optimizer.lr == pytest.approx(0.1 * (1 + 8 - 1))
+
+
+@pytest.mark.parametrize("rate", RATE_RULES)
+@pytest.mark.parametrize("batch_size", [16, 512, 1024])
+def test_decoupled_decay_forgets_as_much_for_each_example_exactly(rate: str | None, batch_size: int) -> None:
+    rules = [rate, "same_memory"] if rate else ["same_memory"]
+    found, tuned = adam(moved(ADAM, batch_size, *rules)), adam(ADAM)
+    kept = (1 - tuned.lr * tuned.weight_decay) ** (batch_size / 128)
+    assert 1 - found.lr * found.weight_decay == pytest.approx(kept, rel=1e-12)
+
+
+@pytest.mark.parametrize(("rate", "power"), [("linear_lr", 0.0), ("sqrt_lr", 0.5), (None, 1.0)])
+def test_what_the_rate_leaves_over_goes_to_sgds_decay(rate: str | None, power: float) -> None:
+    """Linear: unchanged, to the last bit; square root: x sqrt(kappa); the same rate: x kappa."""
+    rules = [rate, "same_memory"] if rate else ["same_memory"]
+    result = transfer(SGD, batch_size=1024, rules=rules)
+    assert result.recipe.optimizer.weight_decay == pytest.approx(5e-4 * 8**power, rel=1e-12)
+    assert ("optimizer.weight_decay" in {change.field for change in result.changes}) is (power > 0)
+
+
+@pytest.mark.parametrize("optimizer", [RmsProp(lr=0.01, weight_decay=1e-4), Adagrad(lr=0.01, weight_decay=1e-4)])
+def test_an_adaptive_optimizer_with_coupled_decay_is_refused(optimizer: Optimizer) -> None:
+    with pytest.raises(RequestError, match=r"same_memory needs decoupled weight decay, or SGD; optimizer\.type is"):
+        moved(SGD.replace(optimizer=optimizer), 256, "default")
+
+
+def test_a_decay_that_keeps_nothing_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"optimizer\.lr x optimizer\.weight_decay below 1, got 2 x 0\.5"):
+        moved(ADAM.replace(optimizer=AdamW(lr=2.0, weight_decay=0.5)), 256, "same_memory")
+
+
+def test_moments_and_averages_keep_their_half_life_in_examples() -> None:
+    found = moved(ADAM, 1024, "beta2_half_life", "average_half_life")
+    assert adam(found).betas == (0.9, pytest.approx(0.999**8, rel=1e-12))
+    assert isinstance(found.averaging, Ema)
+    assert found.averaging.decay == pytest.approx(0.999**8, rel=1e-12)
+    half_life = [math.log(0.5) / math.log(beta) * size for beta, size in ((0.999, 128), (adam(found).betas[1], 1024))]
+    assert half_life[0] == pytest.approx(half_life[1])
+    rms = moved(SGD.replace(optimizer=RmsProp(lr=0.01, alpha=0.99)), 64, "beta2_half_life").optimizer
+    assert isinstance(rms, RmsProp)
+    assert rms.alpha == pytest.approx(math.sqrt(0.99))
+
+
+def test_a_beta2_outside_what_was_tried_is_doubted() -> None:
+    def doubts(batch_size: int) -> tuple[str, ...]:
+        return transfer(ADAM, batch_size=batch_size, rules="beta2_half_life").warnings
+
+    assert doubts(1024) == ()
+    assert "decay 0.996996 " not in str(doubts(384))
+    assert doubts(128 * 200)[0].startswith("the second moment's decay 0.818649 is outside 0.9 to 0.99995")
+    assert doubts(4)[0].startswith("the second moment's decay 0.999969 is outside")
+
+
+def test_the_sde_rule_is_malladis() -> None:
+    found = adam(moved(ADAM.replace(optimizer=AdamW(lr=1e-3, eps=1e-6)), 512, "adam-sde"))
+    assert found.lr == pytest.approx(2e-3)
+    assert found.betas == pytest.approx((0.6, 0.996))
+    assert found.eps == pytest.approx(5e-7)
+    with pytest.raises(RequestError, match=r"kappa \(1 - beta1\) = 16 x 0\.1 = 1\.6 must be below 1"):
+        moved(ADAM, 2048, "sde_betas")
+
+
+def test_the_clipping_threshold_follows_the_gradients_size() -> None:
+    """E|g|^2 = |G|^2 (1 + B_n/B): 1 + 7 at batch 100, 1 + 1 at 700."""
+    recipe = ADAM.replace(batch_size=100)
+    found = transfer(recipe, batch_size=700, rules="noise_clip", facts=KNOWN)
+    assert found.recipe.max_grad_norm == pytest.approx(math.sqrt(2 / 8))
+    unknown = transfer(recipe, batch_size=700, rules="noise_clip")
+    assert unknown.recipe.max_grad_norm == 1.0
+    assert unknown.warnings == (
+        "max_grad_norm stays, and binds less often than before: a --noise-scale would say how to move it",
+    )
+    assert transfer(recipe.replace(max_grad_norm=None), batch_size=700, rules="noise_clip").warnings == ()
+
+
+@pytest.mark.parametrize("budget", [Epochs(100), Steps(10_000), Examples(1_280_000)])
+def test_the_same_loss_takes_what_the_hyperbola_says(budget: Budget) -> None:
+    """B_c = 384 = 3 B: from 4 units of S to (1 + 3/8) at kappa 8."""
+    found = transfer(
+        SGD.replace(budget=budget), batch_size=1024, rules="same_loss", facts=Facts(critical_batch_size=384.0)
+    )
+    factor = (1 + 3 / 8) / 4
+    amounts = {Epochs: 100 * 8 * factor, Steps: round(10_000 * factor), Examples: round(1_280_000 * 8 * factor)}
+    after = found.recipe.budget
+    amount = next(getattr(after, name) for name in ("epochs", "steps", "examples") if hasattr(after, name))
+    assert amount == pytest.approx(amounts[type(budget)])
+    assert found.expected is not None
+    assert found.expected.examples_factor.estimate == pytest.approx(8 * factor)
+    assert found.expected.steps_factor.estimate == pytest.approx(factor)
+
+
+def test_the_expected_price_has_the_bounds_of_what_was_measured() -> None:
+    found = expected(100, 400, Interval(300.0, 100.0, math.inf))
+    assert found.examples_factor == Interval(1.75, 1.0, 2.5)
+    assert found.steps_factor == Interval(1.75 / 4, 0.25, 2.5 / 4)
+    down = expected(400, 100, Interval(300.0, 100.0, math.inf))
+    assert down.examples_factor == Interval(4 / 7, 0.4, 1.0)
+    assert transfer(SGD, batch_size=256).expected is None
+
+
+def test_a_price_along_a_drifting_noise_scale_is_the_mean_of_its_shares() -> None:
+    shares = [50.0, 5_000.0]
+    parts = [examples_factor(128, 1024, each) for each in shares]
+    assert mean_examples_factor(128, 1024, shares) == pytest.approx(sum(parts) / 2)
+    assert parts[0] > parts[1]
+
+
+def test_a_warm_up_keeps_its_examples_and_adams_two_lifetimes() -> None:
+    # The same epochs: the same share, but beta2 = .999^8 wants 2/(1 - beta2) = 251 steps of 4,900.
+    found = moved(ADAM, 1024, "beta2_half_life", "same_epochs", "same_warmup")
+    assert found.schedule.warmup == 0.1  # 490 steps
+    short = ADAM.replace(schedule=Cosine(warmup=0.01))  # 391 steps, 49 at kappa 8
+    found = moved(short, 1024, "beta2_half_life", "same_epochs", "same_warmup")
+    assert found.schedule.warmup * total_steps(found, N) == pytest.approx(2 / (1 - 0.999**8))
+    # Not longer, in steps, than it was tuned.
+    found = moved(short.replace(schedule=Cosine(warmup=0.001)), 1024, "same_epochs", "same_warmup")
+    assert found.schedule.warmup * total_steps(found, N) == pytest.approx(0.001 * 39_100)
+    # The same steps are kappa times the examples: a share of 1/kappa, and the floor.
+    found = moved(ADAM, 1024, "same_steps", "same_warmup")
+    assert found.schedule.warmup == pytest.approx(2 / (1 - 0.999) / 39_100)
+    sgd = moved(SGD.replace(schedule=Cosine(warmup=0.1)), 1024, "same_steps", "same_warmup")
+    assert sgd.schedule.warmup == pytest.approx(0.1 / 8, rel=1e-3)
+    assert moved(SGD, 1024, "same_warmup").schedule == Constant()
+
+
+def test_a_warm_up_never_eats_the_run() -> None:
+    tiny = ADAM.replace(budget=Epochs(1), schedule=Cosine(warmup=0.4), batch_size=16)
+    found = transfer(tiny, batch_size=1024, rules=["same_epochs", "same_warmup"], examples=N)
+    assert found.recipe.schedule.warmup == 0.5
+    assert found.warnings == ("the warm-up would take 50% of the run or more: so few steps hardly train at all",)
+
+
+def test_legw_multiplies_the_epochs_of_warm_up() -> None:
+    recipe = SGD.replace(schedule=Cosine(warmup=0.02))
+    assert moved(recipe, 1024, "legw_warmup").schedule.warmup == pytest.approx(0.16)
+    with pytest.raises(RequestError, match=r"0\.02 of it times kappa = 64 is 1\.28"):
+        moved(recipe, 8192, "legw_warmup")
+
+
+class TestTheDefaultRate:
+    def of(self, start: Recipe, batch_size: int, facts: Facts) -> Transfer:
+        return transfer(start, batch_size=batch_size, rules="default_lr", facts=facts)
+
+    def test_sgd_takes_the_knee_then_the_gain_then_a_small_kappa(self) -> None:
+        noise = Facts(noise_scale=700.0)
+        assert self.of(SGD, 1024, KNOWN).recipe == moved(SGD, 1024, "knee_lr")
+        assert self.of(SGD, 4096, noise).recipe == transfer(SGD, batch_size=4096, rules="gain_lr", facts=noise).recipe
+        bare = self.of(SGD, 1024, Facts())
+        assert bare.recipe.optimizer.lr == pytest.approx(0.8)
+        assert bare.warnings == ("the linear rule holds below the noise scale, which is not given",)
+        assert self.of(SGD, 2, Facts()).recipe.optimizer.lr == pytest.approx(0.1 / 64)
+
+    def test_adam_takes_the_knee_then_half_the_noise_scale_then_the_square_root(self) -> None:
+        assert self.of(ADAM, 1024, KNOWN).recipe == moved(ADAM, 1024, "knee_lr")
+        half = self.of(ADAM, 1024, Facts(noise_scale=700.0))
+        curve = Knee(batch_size=350.0, exponent=0.75)
+        assert half.recipe.optimizer.lr == pytest.approx(1e-3 * curve.factor(128, 1024))
+        assert "half the noise scale is untested" in half.warnings[0]
+        assert self.of(ADAM, 512, Facts()).recipe.optimizer.lr == pytest.approx(2e-3)
+
+    @pytest.mark.parametrize(
+        ("start", "way_out"), [(SGD, "--rules linear"), (ADAM, "--rules adam-sde")], ids=["sgd", "adamw"]
+    )
+    def test_beyond_kappa_8_it_asks_for_a_measurement(self, start: Recipe, way_out: str) -> None:
+        with pytest.raises(RequestError, match=rf"kappa is 9: beyond 8 .* fails on many; .* with {way_out}"):
+            self.of(start, 128 * 9, Facts())
+
+    def test_a_rate_beyond_the_edge_of_stability_is_doubted(self) -> None:
+        # 2 (1 + .9) / 10 = .38 is between the linear rates of kappa 2 and 8.
+        doubts = [self.of(SGD, size, Facts(noise_scale=1e9, top_eigenvalue=10.0)).warnings for size in (256, 1024)]
+        assert doubts[0] == ()
+        assert doubts[1][0].startswith("optimizer.lr 0.8 is beyond the edge of stability at a top eigenvalue of 10")
+
+
+@pytest.mark.parametrize("name", ["noise_scale", "critical_batch_size", "top_eigenvalue"])
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
+def test_a_fact_is_a_positive_number(name: str, value: float) -> None:
+    with pytest.raises(RequestError, match=f"{name} must be positive, got .*; leave it out if it is unknown"):
+        Facts(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("rule", "asked"), [("gain_lr", "--noise-scale"), ("knee_lr", "--knee"), ("same_loss", "--critical-batch-size")]
+)
+def test_a_rule_that_needs_a_measurement_says_how_to_get_it(rule: str, asked: str) -> None:
+    with pytest.raises(RequestError, match=f"{rule} needs .*{asked}"):
+        transfer(SGD, batch_size=256, rules=rule)
+
+
+def test_every_rule_says_its_formula_its_source_and_where_it_holds() -> None:
+    for rule in RULES.values():
+        assert rule.formula
+        assert rule.source
+        assert rule.holds
+        assert rule.evidence
+    assert {name for preset in PRESETS.values() for name in preset} <= set(RULES)
+
+
+def test_changes_carry_evidence_and_defaults_are_spelled_out(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    result = transfer(ADAM, batch_size=512, facts=Facts(noise_scale=700.0))
+    changes = {change.field: change for change in result.changes}
+    assert changes["optimizer.betas"].before == (0.9, 0.999)
+    assert (changes["batch_size"].evidence, changes["max_grad_norm"].evidence) == ("", "weak")
+    write_recipe(ADAM, tmp_path / "adam.toml")
+    facts = ["--noise-scale", "700", "--critical-batch-size", "384", "--top-eigenvalue", "3", "--knee", "1000"]
+    assert run(["transfer", str(tmp_path / "adam.toml"), "--batch-size", "512", *facts]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "for the same loss, each batch size at its best rate: steps x 0.438, examples x 1.75" in out
+    assert "bends flat at a knee of 1000" in out
+    assert "(weak evidence)" in out
