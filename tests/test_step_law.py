@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rebatch.knee import DOUBTS, language_model_knee
+
 ROOT = Path(__file__).parents[1]
 HEADER = "group,N,D,lr,batch_tokens,loss\n"
 SIZES = [1_000 * 2**power for power in range(7)]
@@ -100,3 +102,32 @@ def test_a_faulty_table_is_told_in_one_line(tmp_path: Path, text: str, message: 
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert re.search(message, done.stderr)
+
+
+def shown(found: dict[str, float]) -> str:
+    return re.sub(r"(?<!\d)0\.", ".", "{mean:.4f} [{low:.4f}, {high:.4f}]".format(**found))
+
+
+def test_the_docs_and_the_library_say_what_the_kept_result_says() -> None:
+    kept = json.loads((ROOT / "results" / "benchmarks" / "step_law.json").read_text())
+    page = (ROOT / "docs" / "choosing-a-rule.md").read_text()
+    for name, row in kept["rules"].items():
+        assert f"| {name} | {shown(row['up'])} | {shown(row['down'])} |" in page, name
+    for name, row in kept["sweeps"].items():
+        assert f"| {name} | {shown(row['regret'])} | {100 * row['coverage']['mean']:.1f} % |" in page, name
+    for known, doubt in kept["doubts"].items():
+        assert DOUBTS[known]._asdict() == {name: round(value, 2) for name, value in doubt.items()}
+    law = kept["law_of_all"]["bend 4"]
+    for tokens, parameters in ((2e10, 4e8), (4e9, 2e8), (1e11, 1e9)):
+        knee = math.exp(law["c"]) * (tokens / 2e10) ** law["d"] * (parameters / 4e8) ** law["n"]
+        assert language_model_knee(tokens, parameters).batch_size == pytest.approx(knee, rel=0.01)
+
+
+def test_the_kept_result_reaches_its_goals() -> None:
+    kept = json.loads((ROOT / "results" / "benchmarks" / "step_law.json").read_text())
+    goals = kept["goals"]
+    for name in ("fitted K(D), groups left out", "fitted K(D, N), groups left out"):
+        row = kept["rules"][name]
+        assert row["up"]["mean"] <= goals["up"]
+        assert row["down"]["mean"] <= goals["down"]
+        assert goals["coverage"][0] <= row["coverage"]["mean"] <= goals["coverage"][1]
