@@ -98,7 +98,7 @@ def test_a_decay_that_keeps_nothing_is_refused() -> None:
 
 def test_moments_and_averages_keep_their_half_life_in_examples() -> None:
     found = moved(ADAM, 1024, "beta2_half_life", "average_half_life")
-    assert adam(found).betas == (0.9, pytest.approx(0.999**8, rel=1e-12))
+    assert adam(found).betas == pytest.approx((0.9, 0.999**8), rel=1e-12)
     assert isinstance(found.averaging, Ema)
     assert found.averaging.decay == pytest.approx(0.999**8, rel=1e-12)
     half_life = [math.log(0.5) / math.log(beta) * size for beta, size in ((0.999, 128), (adam(found).betas[1], 1024))]
@@ -243,7 +243,7 @@ class TestTheDefaultRate:
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
 def test_a_fact_is_a_positive_number(name: str, value: float) -> None:
     with pytest.raises(RequestError, match=f"{name} must be positive, got .*; leave it out if it is unknown"):
-        Facts(**{name: value})
+        Facts(**{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

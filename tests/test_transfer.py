@@ -206,7 +206,7 @@ def test_the_command_line_shows_the_bigbatch_preset(tmp_path: Path, capsys: pyte
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert any(line.startswith("budget 100 epochs 3,200 epochs stretched_epochs x 32:") for line in lines)
     assert any(line.startswith("defects.reset_momentum_epochs - 1 authors_code") for line in lines)
-    assert any(line.startswith("defects.ghost_split - chunks authors_code") for line in lines)
+    assert any(line.startswith("defects.ghost_split size chunks authors_code") for line in lines)
     assert "steps 39,100 41,600 x 1.064" in lines
     assert loads_recipe(out[out.index("\nbatch_size = 4096") :]) == moved(4096, "bigbatch")
 

@@ -16,6 +16,7 @@ from rebatch.recipe_file import to_table
 from rebatch.reduction import SCALED_FIELDS, with_gradient_times
 from rebatch.rules.move import Facts, Move, Rule
 from rebatch.rules.table import DEFAULT_RULES, PRESETS, RULES
+from rebatch.statistics import Interval
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -37,7 +38,8 @@ class Transfer(msgspec.Struct, frozen=True):
     """The outcome of `transfer`: `warnings` doubt it, `notes` say where it started.
 
     `price` is what the new recipe takes, `expected` what the same loss would take, None where neither the critical
-    batch size nor the noise scale is known.
+    batch size nor the noise scale is known. `lr` is the new learning rate with bounds of 90 % for the best one, None
+    where nobody knows.
     """
 
     recipe: Recipe
@@ -48,6 +50,7 @@ class Transfer(msgspec.Struct, frozen=True):
     price: Price
     notes: tuple[str, ...] = ()
     expected: Expected | None = None
+    lr: Interval | None = None
 
 
 def transfer(
@@ -102,6 +105,7 @@ def transfer(
         price(tuned, moved, move.examples),
         notes,
         None if facts.critical is None else expected(tuned.batch_size, move.batch_size, facts.critical),
+        next((bounds for rule in chosen if (bounds := rule.bounds(moved, move)) is not None), None),
     )
 
 

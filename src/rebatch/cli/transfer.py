@@ -8,13 +8,15 @@ import typer
 from rebatch.cli.options import Json
 from rebatch.cli.recipe import refuse_folder, write_to
 from rebatch.errors import RequestError
-from rebatch.knee import Knee
-from rebatch.recipe import Recipe
+from rebatch.knee import Knee, Known, language_model_knee
+from rebatch.knee_fit import SHAPES, KneeFit, fit_knee, predict
+from rebatch.recipe import Recipe, Sgd
 from rebatch.recipe_file import dumps_recipe, read_recipe, to_table
 from rebatch.reduction import with_loss_reduction
 from rebatch.rules.move import Facts
 from rebatch.rules.rates import ADAM_EXPONENT
 from rebatch.rules.table import DEFAULT_RULES, PRESETS
+from rebatch.sweeps import read_sweep
 from rebatch.transfer import Transfer
 from rebatch.transfer import transfer as move
 
@@ -42,6 +44,20 @@ def transfer(
     knee: Annotated[
         float | None, typer.Option("--knee", help="Where the best rate of an Adam-like optimizer bends, in examples.")
     ] = None,
+    from_sweep: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-sweep",
+            help="Find the knee in runs of yours: a CSV table (lr, batch_size, loss), or the store of a study.",
+        ),
+    ] = None,
+    tokens: Annotated[
+        float | None,
+        typer.Option("--tokens", help="Training tokens of a language model, batch sizes in tokens; gives its knee."),
+    ] = None,
+    parameters: Annotated[
+        float | None, typer.Option("--parameters", help="With --tokens: parameters, embeddings left out.")
+    ] = None,
     top_eigenvalue: Annotated[
         float | None, typer.Option("--top-eigenvalue", help="Of the mean loss; rebatch measure limits.")
     ] = None,
@@ -52,10 +68,13 @@ def transfer(
     chosen = [name for item in rules or [] for name in item.split(",")] or list(DEFAULT_RULES)
     refuse_folder(output)
     tuned = _reduced(read_recipe(recipe), loss_reduction)
+    fit = None if from_sweep is None else _fitted(from_sweep, tuned)
+    curve, known = _knee(knee, fit, tokens, parameters)
     facts = Facts(
         noise_scale=noise_scale,
         critical_batch_size=critical_batch_size,
-        knee=None if knee is None else Knee(batch_size=knee, exponent=ADAM_EXPONENT),
+        knee=curve,
+        knee_from=known,
         top_eigenvalue=top_eigenvalue,
     )
     result = move(tuned, batch_size=batch_size, rules=chosen, examples=_examples(task, examples), facts=facts)
@@ -65,6 +84,42 @@ def transfer(
         _print_json(result)
     else:
         _print(result, output)
+        if fit is not None:
+            _print_sweep(fit, tuned.batch_size, batch_size)
+
+
+def _knee(
+    knee: float | None, fit: KneeFit | None, tokens: float | None, parameters: float | None
+) -> tuple[Knee | None, Known]:
+    """The knee that the options give, and where it is from."""
+    if sum(each is not None for each in (knee, fit, tokens)) > 1:
+        raise RequestError("--knee, --from-sweep and --tokens each give the knee; use one of them")
+    if parameters is not None and tokens is None:
+        raise RequestError("--parameters goes with --tokens: the law of a language model's knee has both")
+    if fit is not None:
+        return fit.knee, "sweep"
+    if tokens is not None:
+        return language_model_knee(tokens, parameters), "law"
+    return (None, "law") if knee is None else (Knee(batch_size=knee, exponent=ADAM_EXPONENT), "law")
+
+
+def _fitted(path: Path, tuned: Recipe) -> KneeFit:
+    """The knee of a table's runs, or of a store's."""
+    from rebatch.study.store import Store
+    from rebatch.study.sweep_store import stored_sweep
+
+    sweep = stored_sweep(Store(path)) if path.is_dir() else read_sweep(path)
+    return fit_knee(sweep, SHAPES["sgd" if isinstance(tuned.optimizer, Sgd) else "adamw"])
+
+
+def _print_sweep(fit: KneeFit, *batch_sizes: int) -> None:
+    from rebatch.cli.output import note
+
+    note(f"knee of the sweep: {fit}; left out, with their best rate at an end of those tried: {len(fit.left_out)}")
+    for size in batch_sizes:
+        rate = predict(fit, size)
+        bounds = f"90 %: {rate.low:.4g} to {rate.high:.4g}"
+        note(f"best rate by the sweep at batch size {size}: {rate.estimate:.4g} ({bounds})")
 
 
 def _reduced(recipe: Recipe, reduction: str | None) -> Recipe:

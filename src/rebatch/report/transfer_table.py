@@ -60,10 +60,14 @@ def _price_table(result: Transfer) -> Table:
 
 
 def _expected(result: Transfer) -> list[Text]:
-    if result.expected is None:
-        return []
-    steps, examples = (_factor(each) for each in (result.expected.steps_factor, result.expected.examples_factor))
-    return [Text(f"for the same loss, each batch size at its best rate: steps {steps}, examples {examples}")]
+    lines = []
+    if result.lr is not None:
+        low, high = show(result.lr.low), show(result.lr.high)
+        lines.append(f"best learning rate: {show(result.lr.estimate)}, with 90 % confidence {low} to {high}")
+    if result.expected is not None:
+        steps, examples = (_factor(each) for each in (result.expected.steps_factor, result.expected.examples_factor))
+        lines.append(f"for the same loss, each batch size at its best rate: steps {steps}, examples {examples}")
+    return [Text(line) for line in lines]
 
 
 def _factor(interval: Interval) -> str:

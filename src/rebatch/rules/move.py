@@ -9,7 +9,7 @@ import msgspec
 
 from rebatch.errors import RequestError
 from rebatch.fields import require_types, show_value
-from rebatch.knee import Knee
+from rebatch.knee import Knee, Known
 from rebatch.recipe import Recipe
 from rebatch.statistics import Interval
 
@@ -24,12 +24,14 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             along a run: a typical value of the run, not an early one.
         critical_batch_size: measured with branches, in examples (`rebatch measure critical-batch-size`).
         knee: how the best rate bends over the batch size (`rebatch.knee`), from a sweep or a law.
+        knee_from: which of them, "unknown" for a guess; it says how far the rate may be off.
         top_eigenvalue: of the mean loss's Hessian at the rate that was tuned (`rebatch measure limits`).
     """
 
     noise_scale: float | Interval | None = None
     critical_batch_size: float | Interval | None = None
     knee: Knee | None = None
+    knee_from: Known = "law"
     top_eigenvalue: float | None = None
 
     def __post_init__(self) -> None:
@@ -105,6 +107,11 @@ class Move:
         return (1.0 + noise_scale * old) / (1.0 + noise_scale * new)
 
 
+def no_bounds(_: Recipe, __: Move) -> Interval | None:
+    """A rule that does not say how far the best rate may lie from its own."""
+    return None
+
+
 def no_doubts(_: Recipe, __: Move) -> Sequence[str]:
     """A rule without doubts of its own."""
     return ()
@@ -116,7 +123,8 @@ class Rule:
 
     Attributes:
         why: one sentence on the change, for the move at hand.
-        doubts: sentences that warn of this move, given the recipe that the rule made.
+        doubts: sentences that warn of this move, given the recipe that the rules made.
+        bounds: where the best learning rate lies, with 90 % confidence, given that recipe; None where nobody knows.
         formula: what it does, in symbols.
         source: who found it.
         holds: under which condition.
@@ -128,6 +136,7 @@ class Rule:
     apply: Callable[[Recipe, Move], Recipe]
     why: Callable[[Move], str]
     doubts: Callable[[Recipe, Move], Sequence[str]] = no_doubts
+    bounds: Callable[[Recipe, Move], Interval | None] = no_bounds
     formula: str = ""
     source: str = ""
     holds: str = ""

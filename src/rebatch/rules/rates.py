@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rebatch.errors import RequestError
-from rebatch.knee import Knee
+from rebatch.knee import Knee, Known, rate_interval
 from rebatch.recipe import AdamW, Recipe, RmsProp, Sgd
 from rebatch.rules.move import Move
 from rebatch.stability import stable_lr
+from rebatch.statistics import Interval
 
 # Without a measurement a rule of thumb is trusted so far: beyond, most tasks lie above their knee (Goyal et al., 2017,
 # needed a long warm-up, and from 8,192 on lost accuracy).
@@ -71,11 +72,12 @@ def default_lr(recipe: Recipe, move: Move) -> Recipe:
 
 @dataclass(frozen=True)
 class Curve:
-    """The factor on the learning rate, what gives it, and the doubt about it."""
+    """The factor on the learning rate, what gives it, the doubt about it, and how an Adam-like knee is known."""
 
     factor: float
     why: str
     doubt: str = ""
+    known: Known | None = None
 
 
 def default_curve(move: Move) -> Curve:
@@ -86,7 +88,7 @@ def default_curve(move: Move) -> Curve:
     """
     knee, noise, sgd = move.facts.knee, move.facts.noise, isinstance(move.tuned.optimizer, Sgd)
     if knee is not None:
-        return Curve(knee.factor(move.tuned.batch_size, move.batch_size), _knee_why(move))
+        return Curve(knee.factor(move.tuned.batch_size, move.batch_size), _knee_why(move), known=move.facts.knee_from)
     if noise is not None and sgd:
         return Curve(move.gain(noise.estimate), gain_why(move))
     if noise is not None:
@@ -96,6 +98,7 @@ def default_curve(move: Move) -> Curve:
             f"the curve of Adam-like optimizers with its knee at half the noise scale, {guessed.batch_size:g}",
             "that the knee of an Adam-like optimizer lies at half the noise scale is untested: a sweep of two batch "
             "sizes would show it (--from-sweep)",
+            "unknown",
         )
     if move.kappa > SAFE_KAPPA:
         name = "linear" if sgd else "square-root"
@@ -110,11 +113,39 @@ def default_curve(move: Move) -> Curve:
         math.sqrt(move.kappa),
         f"x sqrt(kappa) = {math.sqrt(move.kappa):.4g}: right for Adam-like optimizers while noise dominates",
         "the square root holds below a knee that is not given, and with weight decay that moves with the rate",
+        "unknown",
     )
 
 
-# Of AdamW, below its knee; seen in 17 language models (`docs/choosing-a-rule.md`).
+# Of AdamW, below a knee of unknown place; in 17 language models .85 fits best (`docs/choosing-a-rule.md`).
 ADAM_EXPONENT = 0.75
+
+
+def knee_bounds(recipe: Recipe, move: Move) -> Interval:
+    """Of `knee_lr`, by how such rates were off where it was tried."""
+    return rate_interval(recipe.optimizer.lr, move.kappa, move.facts.knee_from)
+
+
+def gain_bounds(recipe: Recipe, move: Move) -> Interval | None:
+    """Of `gain_lr`: the 95 % bounds of the noise scale carried over, and nothing of how the theory is off."""
+    noise = move.facts.noise
+    if noise is None or noise.low == noise.high:
+        return None
+    factor = recipe.optimizer.lr / move.gain(noise.estimate)
+    low, high = sorted(factor * _gain_at(move, end) for end in (noise.low, noise.high))
+    return Interval(recipe.optimizer.lr, low, high)
+
+
+def default_bounds(recipe: Recipe, move: Move) -> Interval | None:
+    """Of `default_lr`."""
+    known = default_curve(move).known
+    if known is None:
+        return gain_bounds(recipe, move)
+    return rate_interval(recipe.optimizer.lr, move.kappa, known)
+
+
+def _gain_at(move: Move, noise_scale: float) -> float:
+    return move.kappa if math.isinf(noise_scale) else move.gain(noise_scale)
 
 
 def linear_why(move: Move) -> str:

@@ -1,0 +1,154 @@
+"""What `rebatch transfer` is told of a run: a sweep's table or store, a law's knee, and measured numbers."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from rebatch.cli.main import run
+from rebatch.errors import RequestError
+from rebatch.execution import Execution
+from rebatch.knee import Knee, language_model_knee
+from rebatch.recipe import AdamW, Epochs, Recipe, Sgd, Steps
+from rebatch.recipe_file import write_recipe
+from rebatch.study.plan import Arm, Design, Plan, Study, make_plan
+from rebatch.study.store import Result, Store
+from rebatch.study.sweep_store import stored_sweep
+from rebatch.tasks import find_task
+
+CURVE = Knee(batch_size=300.0, exponent=1.0)
+SIZES, RATES = (16, 64, 256, 1024), [0.01 * 2**power for power in range(9)]
+
+
+def loss(batch_size: int, lr: float) -> float:
+    """A parabola whose vertex lies at .5 times the curve."""
+    best = math.log(0.5) + CURVE.log_rate(batch_size)
+    return 0.3 + 0.02 * (math.log(lr) - best) ** 2
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "sgd.toml"
+    write_recipe(Recipe(batch_size=64, optimizer=Sgd(lr=0.1, momentum=0.9), budget=Epochs(10)), path)
+    return path
+
+
+def moved(capsys: pytest.CaptureFixture[str], path: Path, *options: str) -> tuple[dict[str, object], str]:
+    assert run(["transfer", str(path), "--json", *options]) == 0
+    captured = capsys.readouterr()
+    return json.loads(captured.out), captured.err
+
+
+def write_table(path: Path) -> Path:
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["lr", "batch_size", "loss"])
+        rows.writerows([lr, size, loss(size, lr)] for size in SIZES for lr in RATES)
+    return path
+
+
+def test_a_sweep_s_table_gives_the_knee_and_the_rate_with_its_bounds(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = write_table(tmp_path / "runs.csv")
+    document, _ = moved(capsys, recipe, "--batch-size", "1024", "--from-sweep", str(table))
+    lr = document["recipe"]["optimizer"]["lr"]  # type: ignore[index]
+    assert lr == pytest.approx(0.1 * CURVE.factor(64, 1024), rel=0.02)
+    bounds = document["lr"]
+    assert isinstance(bounds, dict)
+    assert bounds["low"] < lr < bounds["high"] < 2.5 * lr
+    assert run(["transfer", str(recipe), "--batch-size", "1024", "--from-sweep", str(table)]) == 0
+    captured = capsys.readouterr()
+    assert "best learning rate: 0.439" in captured.out
+    assert "with 90 % confidence" in captured.out
+    assert "knee of the sweep: 299, 295 to 303, over 4 batch sizes" in captured.err
+    assert "best rate by the sweep at batch size 1024: 0.38" in captured.err
+
+
+def sweep_store(root: Path, *, momenta: tuple[float, ...] = (0.9,), steps: bool = False) -> Store:
+    """A store whose runs lie on the parabolas; the highest rate of the largest batch diverged."""
+
+    def arms() -> list[Arm]:
+        return [
+            Arm(
+                name=f"{momentum:g}:{size}:{lr:g}",
+                recipe=Recipe(
+                    batch_size=size,
+                    optimizer=Sgd(lr=lr, momentum=momentum),
+                    budget=Steps(20_480 // size) if steps else Epochs(20),
+                ),
+            )
+            for momentum in momenta
+            for size in SIZES
+            for lr in RATES
+        ]
+
+    study = Study(
+        name="sweep",
+        title="A sweep",
+        source="made up",
+        design=lambda task, scale: Design(arms=tuple(arms()), claims=(), seeds=2),
+        task="digits/mlp",
+    )
+    plan = make_plan(study, find_task("digits/mlp"), "quick", execution=Execution())
+    store = Store(root, create=True)
+    store.save_plan(plan)
+    fill(store, plan)
+    return store
+
+
+def fill(store: Store, plan: Plan) -> None:
+    for arm in plan.design.arms:
+        size, lr = arm.recipe.batch_size, arm.recipe.optimizer.lr
+        diverged = (size, lr) == (SIZES[-1], RATES[-1])
+        for seed in plan.seeds(arm):
+            metrics = {} if diverged else {"validation_loss": loss(size, lr) + 1e-4 * seed}
+            result = Result(status="diverged" if diverged else "done", steps=1, accuracy=10.0, metrics=metrics)
+            store.run(plan.spec(arm, seed)).finish(result)
+
+
+@pytest.mark.parametrize("steps", [False, True])
+def test_a_study_s_store_is_a_sweep(
+    steps: bool, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = sweep_store(tmp_path / "store", steps=steps)
+    sweep = stored_sweep(store)
+    assert len(sweep.runs) == 2 * len(SIZES) * len(RATES)
+    assert sum(math.isinf(run.loss) for run in sweep.runs) == 2
+    document, _ = moved(capsys, recipe, "--batch-size", "1024", "--from-sweep", str(store.root))
+    lr = document["recipe"]["optimizer"]["lr"]  # type: ignore[index]
+    assert lr == pytest.approx(0.1 * CURVE.factor(64, 1024), rel=0.05)
+
+
+def test_a_store_of_two_sweeps_or_of_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="holds 2 sweeps, whose recipes differ in more than batch size"):
+        stored_sweep(sweep_store(tmp_path / "two", momenta=(0.0, 0.9)))
+    with pytest.raises(RequestError, match="holds no sweep: runs over 3 or more batch sizes"):
+        stored_sweep(Store(tmp_path / "none", create=True))
+
+
+def test_a_language_model_s_knee_comes_from_its_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "adam.toml"
+    write_recipe(Recipe(batch_size=131_072, optimizer=AdamW(lr=1e-3), budget=Steps(10_000)), path)
+    document, _ = moved(capsys, path, "--batch-size", "1048576", "--tokens", "2e10", "--parameters", "4e8")
+    expected = language_model_knee(2e10, 4e8).factor(131_072, 1_048_576)
+    assert document["recipe"]["optimizer"]["lr"] == pytest.approx(1e-3 * expected)  # type: ignore[index]
+    assert document["lr"]["low"] < 1e-3 * expected < document["lr"]["high"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--knee", "300", "--tokens", "1e9"], "--knee, --from-sweep and --tokens each give the knee; use one of them"),
+        (["--parameters", "1e9"], "--parameters goes with --tokens"),
+        (["--noise-scale", "-3"], "noise_scale must be positive, got -3"),
+        (["--from-sweep", "none.csv"], "cannot read the sweep none.csv"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(
+    options: list[str], message: str, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["transfer", str(recipe), "--batch-size", "128", *options]) == 2
+    assert message in capsys.readouterr().err
