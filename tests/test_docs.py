@@ -15,6 +15,7 @@ import pytest
 import rebatch
 from rebatch.cli.main import run
 from rebatch.report.evidence_table import evidence_markdown
+from rebatch.rules.table import PRESETS, RULES
 from rebatch.study.evidence import evidence
 from rebatch.tasks import TASKS
 
@@ -102,6 +103,19 @@ def test_the_claims_of_the_page_are_what_the_kept_results_say(name: str, source:
     page = (ROOT / "docs" / name).read_text()
     table = page.partition("<!-- claims -->\n")[2].partition("<!-- /claims -->")[0]
     assert table == evidence_markdown([study for study in evidence() if study.source.startswith(source)])
+
+
+def test_the_rules_of_the_page_are_those_of_the_table() -> None:
+    page = (ROOT / "docs" / "choosing-a-rule.md").read_text()
+    listed = page.partition("<!-- rules -->\n")[2].partition("<!-- /rules -->")[0]
+    for rule in RULES.values():
+        fields = ", ".join(f"`{field}`" for field in rule.sets)
+        row = f"| `{rule.name}` | {fields} | {rule.formula} | {rule.holds} | {rule.evidence} | {rule.source} |\n"
+        assert row in listed
+    for name, rules in PRESETS.items():
+        assert f"| `{name}` | {', '.join(f'`{rule}`' for rule in rules)} |\n" in listed
+        assert f"`{name}`" in (ROOT / "README.md").read_text()
+    assert listed.count("\n") == len(RULES) + len(PRESETS) + 5
 
 
 def test_the_table_of_the_readme_is_what_the_kept_result_says() -> None:

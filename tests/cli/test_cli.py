@@ -109,6 +109,8 @@ def test_transfer_json_is_one_document(recipe: Path, capsys: pytest.CaptureFixtu
         "after": pytest.approx(3.2),
         "rule": "linear_lr",
         "why": document["changes"][1]["why"],
+        "evidence": "strong",
+        "source": "Krizhevsky 2014; Goyal et al. 2017",
     }
     assert document["price"]["steps_factor"] == pytest.approx(1 / 32)
     assert len(document["warnings"]) == 1
