@@ -1,7 +1,7 @@
 """Averages of weights over steps: how much of the newest weights enters the average after a step?
 
-What a run is evaluated at, and ends with, is then the average. A decay is counted per step, whatever `every`. A
-transfer leaves it alone; to remember as many examples, a batch kappa times as large would want decay^kappa.
+What a run is evaluated at, and ends with, is then the average. A decay is counted per step, whatever `every`; to
+remember as many examples, a batch kappa times as large wants decay^kappa (rule `average_half_life`).
 """
 
 import math

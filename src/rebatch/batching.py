@@ -1,10 +1,14 @@
 """How examples are cut: an epoch into steps, a batch into ghosts, ranks and micro-batches. Integers only."""
 
 import math
+from bisect import bisect_right
+from functools import lru_cache
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 from rebatch.errors import RequestError
 from rebatch.recipe import Epochs, Examples, LastBatch, Recipe, Steps
+from rebatch.schedule import ROUNDING
 
 
 def steps_per_epoch(examples: int, batch_size: int, last_batch: LastBatch) -> int:
@@ -23,6 +27,8 @@ def steps_per_epoch(examples: int, batch_size: int, last_batch: LastBatch) -> in
 
 def total_steps(recipe: Recipe, examples: int) -> int:
     """Optimizer steps of the whole run on a training set of `examples`; at least 1."""
+    if recipe.batch_schedule:
+        return sum(stretch.steps for stretch in stretches(recipe, examples))
     match recipe.budget:
         case Steps(steps=steps):
             return steps
@@ -30,6 +36,24 @@ def total_steps(recipe: Recipe, examples: int) -> int:
             return max(1, round(budget / mean_batch_size(recipe, examples)))
         case Epochs(epochs=epochs):
             return max(1, round(epochs * steps_per_epoch(examples, recipe.batch_size, recipe.last_batch)))
+
+
+def step_sizes(recipe: Recipe, examples: int) -> set[int]:
+    """The numbers of examples that steps see."""
+    if recipe.batch_schedule:
+        found = stretches(recipe, examples)
+        ends = {min(each.batch_size, examples - each.start(each.first + each.steps - 1)) for each in found}
+        return ends | {each.batch_size for each in found if each.steps > 1}
+    rest = examples % recipe.batch_size if recipe.last_batch == "keep" else 0
+    return {recipe.batch_size, rest or recipe.batch_size}
+
+
+def steps_of_last_epoch(recipe: Recipe, examples: int) -> int:
+    """As many as an epoch has, or with a batch schedule the one that the run ends in."""
+    if not recipe.batch_schedule:
+        return steps_per_epoch(examples, recipe.batch_size, recipe.last_batch)
+    found = stretches(recipe, examples)
+    return sum(each.steps for each in found if each.epoch == found[-1].epoch)
 
 
 def examples_per_epoch(recipe: Recipe, examples: int) -> int:
@@ -44,9 +68,97 @@ def mean_batch_size(recipe: Recipe, examples: int) -> float:
 
 def batch_bounds(step: int, examples: int, recipe: Recipe) -> tuple[int, int, int]:
     """Which examples step `step` sees: (epoch, start, stop), a slice of that epoch's order."""
+    if recipe.batch_schedule:
+        stretch = _stretch(step, examples, recipe)
+        start = stretch.start(step)
+        return stretch.epoch, start, min(start + stretch.batch_size, examples)
     epoch, position = divmod(step, steps_per_epoch(examples, recipe.batch_size, recipe.last_batch))
     start = position * recipe.batch_size
     return epoch, start, min(start + recipe.batch_size, examples)
+
+
+def progress(step: int, examples: int, recipe: Recipe) -> float:
+    """The part of the budget that lies before step `step`: of its steps, or with a batch schedule of its examples."""
+    total = total_steps(recipe, examples)
+    if not recipe.batch_schedule or step >= total:
+        return min(step / total, 1.0)
+    stretch = _stretch(step, examples, recipe)
+    return _progress(recipe, examples, stretch.epoch, stretch.start(step), stretch.seen + stretch.taken(step))
+
+
+class Stretch(NamedTuple):
+    """Steps of one batch size within one epoch.
+
+    `first` is the number of the first of `steps` steps, which starts at `offset` of the epoch's order, `seen` examples
+    into the run.
+    """
+
+    first: int
+    steps: int
+    epoch: int
+    offset: int
+    batch_size: int
+    seen: int
+
+    def taken(self, step: int) -> int:
+        """Examples of this stretch before step `step` of the run."""
+        return (step - self.first) * self.batch_size
+
+    def start(self, step: int) -> int:
+        """Where in the epoch's order step `step` of the run starts."""
+        return self.offset + self.taken(step)
+
+
+@lru_cache(maxsize=64)
+def stretches(recipe: Recipe, examples: int) -> tuple[Stretch, ...]:
+    """The run cut where an epoch ends or the batch size changes, for a recipe with a batch schedule.
+
+    A batch size changes before the first step that starts at its progress or later; a partial last batch of an epoch is
+    treated as ever, and a batch never reaches over the end of an epoch.
+    """
+    for size in recipe.batch_sizes:
+        steps_per_epoch(examples, size, recipe.last_batch)
+    found: list[Stretch] = []
+    step = epoch = offset = seen = 0
+    while (at := _progress(recipe, examples, epoch, offset, seen)) < 1.0 - ROUNDING:
+        size, left = recipe.batch_size_at(at), examples - offset
+        to_end = left // size if recipe.last_batch == "drop" else math.ceil(left / size)
+        if to_end == 0:  # the rest is dropped
+            epoch, offset = epoch + 1, 0
+            continue
+        steps = min(to_end, _steps_to_change(recipe, examples, at, size))
+        found.append(Stretch(step, steps, epoch, offset, size, seen))
+        taken = min(steps * size, left)
+        step, seen, offset = step + steps, seen + taken, offset + taken
+        if offset == examples:
+            epoch, offset = epoch + 1, 0
+    return tuple(found)
+
+
+def _stretch(step: int, examples: int, recipe: Recipe) -> Stretch:
+    """The one that holds step `step`."""
+    found = stretches(recipe, examples)
+    return found[bisect_right(found, step, key=lambda stretch: stretch.first) - 1]
+
+
+def _progress(recipe: Recipe, examples: int, epoch: int, offset: int, seen: int) -> float:
+    """The part of the budget's examples before that place."""
+    match recipe.budget:
+        case Epochs(epochs=epochs):
+            return (epoch + offset / examples) / epochs
+        case Examples(examples=budget):
+            return seen / budget
+        case Steps():
+            raise AssertionError("a recipe with a batch schedule has no budget in steps")
+
+
+def _steps_to_change(recipe: Recipe, examples: int, at: float, size: int) -> int:
+    """Steps of `size` examples from progress `at` until the batch size changes, or to the end; at least 1."""
+    until = next((start for start, _ in recipe.batch_schedule if start > at + ROUNDING), 1.0)
+    budget = recipe.budget
+    assert not isinstance(budget, Steps)
+    whole = budget.epochs * examples if isinstance(budget, Epochs) else budget.examples
+    return max(1, math.ceil((until - at) * whole / size - 1e-9))
 
 
 def ghost_sizes(examples: int, ghost_batch_size: int) -> list[int]:
@@ -147,5 +259,8 @@ def examples_seen(step: int, examples: int, recipe: Recipe) -> int:
     """Examples that the first `step` steps of a run have seen, repeats counted."""
     if step == 0:
         return 0
+    if recipe.batch_schedule:
+        last = _stretch(step - 1, examples, recipe)
+        return last.seen + min(last.start(step), examples) - last.offset
     epoch, _, stop = batch_bounds(step - 1, examples, recipe)
     return epoch * examples_per_epoch(recipe, examples) + stop

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 
-from rebatch.batching import total_steps
+from rebatch.batching import progress, total_steps
 from rebatch.errors import RequestError
 from rebatch.recipe import Adagrad, AdamW, Optimizer, Recipe, RmsProp, Sgd
 from rebatch.schedule import DistanceDrop, Plateau, lr_factor
@@ -72,8 +72,8 @@ def build_scheduler(recipe: Recipe, optimizer: torch.optim.Optimizer, *, example
             f"schedule.type {kind!r} listens to the run, which a torch scheduler cannot; use rebatch.train, "
             "or a schedule that is a function of progress"
         )
-    total = total_steps(recipe, examples)
-    return LambdaLR(optimizer, lambda step: lr_factor(recipe.schedule, min(step / total, 1.0)))
+    total_steps(recipe, examples)  # refuses a batch that the data cannot fill
+    return LambdaLR(optimizer, lambda step: lr_factor(recipe.schedule, progress(step, examples, recipe)))
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

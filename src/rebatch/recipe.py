@@ -1,6 +1,7 @@
 """The numbers that define an optimization: frozen data, valid from birth, with no seed, device or path in it."""
 
 import math
+from itertools import pairwise
 from typing import Any, Literal, Self
 
 import msgspec
@@ -8,7 +9,7 @@ import msgspec
 from rebatch.averaging import Averaging
 from rebatch.errors import RequestError
 from rebatch.fields import require_types, show_value
-from rebatch.schedule import Constant, Schedule
+from rebatch.schedule import ROUNDING, Constant, Schedule
 
 LastBatch = Literal["keep", "drop"]
 LossReduction = Literal["mean", "sum"]
@@ -222,7 +223,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ghosts' statistics enter the running ones (see `nn.GhostBatchNorm1d`); left out, it is "sequential", or what a
     model that brings its own ghosts has. `label_smoothing` moves so much of each label's probability evenly to all
     classes, in the gradient alone: every loss that is written down is the plain one. `averaging` averages weights over
-    steps.
+    steps. `batch_schedule` lets the batch size change along the run: pairs (progress, factor), from where on they are
+    `factor` times `batch_size`, up to whole examples; progress is then the part of the budget's examples that was seen.
     `tuned` is the recipe that this one was transferred from, `None` for a recipe that somebody tuned: a further
     transfer starts there. Delete it after tuning a transferred recipe by hand.
 
@@ -242,6 +244,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     clip_mode: ClipMode = "clip"
     label_smoothing: float = 0.0
     averaging: Averaging | None = None
+    batch_schedule: tuple[tuple[float, float], ...] = ()
     noise: Noise = Noise()
     defects: Defects = Defects()
     last_batch: LastBatch = "keep"
@@ -251,9 +254,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         require_types(self, "")
         _require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
+        self._check_batch_schedule()
         if self.ghost_batch_size is not None:
-            limit = f"between 2 and batch_size {self.batch_size}"
-            _require(2 <= self.ghost_batch_size <= self.batch_size, "ghost_batch_size", limit, self.ghost_batch_size)
+            smallest = min(self.batch_sizes)
+            limit = f"between 2 and batch_size {smallest}"
+            _require(2 <= self.ghost_batch_size <= smallest, "ghost_batch_size", limit, self.ghost_batch_size)
         if self.max_grad_norm is not None:
             holds = self.max_grad_norm > 0 and math.isfinite(self.max_grad_norm)
             _require(holds, "max_grad_norm", "positive and finite (leave it out for none)", self.max_grad_norm)
@@ -261,6 +266,39 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         smoothing = self.label_smoothing
         _require(0 <= smoothing < 1, "label_smoothing", "a probability, 0 <= label_smoothing < 1", smoothing)
         _require(self.tuned is None or self.tuned.tuned is None, "tuned.tuned", "left out", "a recipe")
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The batch sizes of the run, in their order."""
+        return (self.batch_size, *(round(self.batch_size * factor) for _, factor in self.batch_schedule))
+
+    def batch_size_at(self, progress: float) -> int:
+        """The batch size at `progress`, a fraction of the budget.
+
+        >>> grows = Recipe(batch_size=8, optimizer=Sgd(lr=0.1), budget=Epochs(4), batch_schedule=((0.5, 4.0),))
+        >>> grows.batch_size_at(0.49), grows.batch_size_at(0.5)
+        (8, 32)
+        """
+        passed = sum(progress + ROUNDING >= start for start, _ in self.batch_schedule)
+        return self.batch_sizes[passed]
+
+    def _check_batch_schedule(self) -> None:
+        if not self.batch_schedule:
+            return
+        starts = [start for start, _ in self.batch_schedule]
+        rising = all(0 < start < 1 for start in starts) and all(a < b for a, b in pairwise(starts))
+        _require(rising, "batch_schedule", "pairs [progress, factor], progress over 0, under 1 and rising", starts)
+        factors = [factor for _, factor in self.batch_schedule]
+        _require(all(0 < f < math.inf for f in factors), "batch_schedule", "of positive finite factors", factors)
+        _require(min(self.batch_sizes) >= 1, "batch_schedule", "of batches of 1 or more", list(self.batch_sizes))
+        _require(
+            not isinstance(self.budget, Steps),
+            "batch_schedule",
+            "with a budget in epochs or examples (steps are no measure of progress where their size changes)",
+            "steps",
+        )
+        chunks = self.defects.ghost_split == "chunks" and self.ghost_batch_size is not None
+        _require(not chunks, "batch_schedule", 'without defects.ghost_split = "chunks"', "both")
 
     def _check_clipping(self) -> None:
         if self.max_grad_norm is None:

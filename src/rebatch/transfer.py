@@ -223,16 +223,18 @@ def _require_fits(move: Move) -> None:
     if move.examples is not None and move.examples < 1:
         raise RequestError(f"examples must be at least 1, got {move.examples}")
     if move.examples is not None:
-        for size in (move.tuned.batch_size, move.batch_size):
+        for size in (*move.tuned.batch_sizes, *_with_batch_size(move.tuned, move.batch_size).batch_sizes):
             steps_per_epoch(move.examples, size, move.tuned.last_batch)
 
 
 def _with_batch_size(tuned: Recipe, batch_size: int) -> Recipe:
     """The new batch size alone; a ghost that no longer fits becomes the whole batch."""
     ghost = tuned.ghost_batch_size
-    return tuned.replace(
-        batch_size=batch_size, ghost_batch_size=min(ghost, batch_size) if ghost and batch_size > 1 else None
-    )
+    if batch_size == tuned.batch_size:
+        return tuned
+    resized = tuned.replace(batch_size=batch_size, ghost_batch_size=None)
+    smallest = min(resized.batch_sizes)
+    return resized.replace(ghost_batch_size=min(ghost, smallest)) if ghost and smallest > 1 else resized
 
 
 def _before_rules(move: Move) -> Recipe:

@@ -3,13 +3,16 @@
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
+from rebatch.batch_growth import grow_batch
 from rebatch.cli.options import Json
 from rebatch.cli.recipe import refuse_folder, write_to
 from rebatch.errors import RequestError
 from rebatch.knee import Knee, Known, language_model_knee
 from rebatch.knee_fit import SHAPES, KneeFit, fit_knee, predict
+from rebatch.price import price
 from rebatch.recipe import Recipe, Sgd
 from rebatch.recipe_file import dumps_recipe, read_recipe, to_table
 from rebatch.reduction import with_loss_reduction
@@ -61,6 +64,10 @@ def transfer(
     top_eigenvalue: Annotated[
         float | None, typer.Option("--top-eigenvalue", help="Of the mean loss; rebatch measure limits.")
     ] = None,
+    grow_to: Annotated[
+        int | None,
+        typer.Option("--grow-to", help="Let the batch grow, up to this, in place of the learning rate's decay."),
+    ] = None,
     json: Json = False,
     output: Annotated[Path | None, typer.Option("--output", help="Write the new recipe to this file.")] = None,
 ) -> None:
@@ -78,6 +85,8 @@ def transfer(
         top_eigenvalue=top_eigenvalue,
     )
     result = move(tuned, batch_size=batch_size, rules=chosen, examples=_examples(task, examples), facts=facts)
+    if grow_to is not None:
+        result = _grown(result, grow_to, _examples(task, examples))
     if output is not None:
         write_to(result.recipe, output)
     if json:
@@ -86,6 +95,16 @@ def transfer(
         _print(result, output)
         if fit is not None:
             _print_sweep(fit, tuned.batch_size, batch_size)
+
+
+def _grown(result: Transfer, most: int, examples: int | None) -> Transfer:
+    """The transferred recipe with a growing batch: a recipe of its own, which remembers nothing."""
+    grown = grow_batch(result.recipe, most=most)
+    note = (
+        f"the batch grows from {grown.batch_size} to {max(grown.batch_sizes)} where the learning rate fell: fewer steps"
+    )
+    cost = price(result.recipe.tuned or result.recipe, grown, examples)
+    return msgspec.structs.replace(result, recipe=grown, notes=(*result.notes, note), price=cost)
 
 
 def _knee(
@@ -154,8 +173,6 @@ def _print(result: Transfer, output: Path | None) -> None:
 
 
 def _print_json(result: Transfer) -> None:
-    import msgspec
-
     from rebatch.cli.output import write_json
 
     document = {**msgspec.to_builtins(result), "recipe": to_table(result.recipe)}

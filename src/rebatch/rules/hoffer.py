@@ -4,7 +4,8 @@ import math
 
 import msgspec
 
-from rebatch.recipe import BIGBATCH, Epochs, Examples, Recipe, Steps
+from rebatch.recipe import BIGBATCH, Recipe
+from rebatch.rules.lengths import with_examples_times
 from rebatch.rules.move import Move
 from rebatch.rules.rates import scaled_lr
 
@@ -27,14 +28,7 @@ def stretched_epochs(recipe: Recipe, move: Move) -> Recipe:
     """
     if move.kappa == 1:
         return recipe
-    factor = stretch(move)
-    match move.tuned.budget:
-        case Epochs(epochs=epochs):
-            return recipe.replace(budget=Epochs(epochs * factor))
-        case Examples(examples=examples):
-            return recipe.replace(budget=Examples(max(1, round(examples * factor))))
-        case Steps():
-            return recipe
+    return with_examples_times(recipe, stretch(move))
 
 
 def matching_noise(recipe: Recipe, move: Move) -> Recipe:

@@ -31,6 +31,8 @@ def same_steps(recipe: Recipe, move: Move) -> Recipe:
     """
     if isinstance(move.tuned.budget, Steps) or move.kappa == 1:
         return recipe
+    if move.tuned.batch_schedule:  # whose batches all grow by kappa
+        return with_examples_times(recipe, move.kappa)
     return recipe.replace(budget=Steps(total_steps(move.tuned, move.require_examples("same_steps"))))
 
 
@@ -45,13 +47,20 @@ def same_loss(recipe: Recipe, move: Move) -> Recipe:
     if move.kappa == 1:
         return recipe
     worth = move.gain(_require_critical(move))
-    match move.tuned.budget:
+    if isinstance(move.tuned.budget, Steps):
+        return recipe.replace(budget=Steps(max(1, round(move.tuned.budget.steps / worth))))
+    return with_examples_times(recipe, move.kappa / worth)
+
+
+def with_examples_times(recipe: Recipe, factor: float) -> Recipe:
+    """A budget in epochs or examples, stretched."""
+    match recipe.budget:
         case Epochs(epochs=epochs):
-            return recipe.replace(budget=Epochs(epochs * move.kappa / worth))
+            return recipe.replace(budget=Epochs(epochs * factor))
         case Examples(examples=examples):
-            return recipe.replace(budget=Examples(max(1, round(examples * move.kappa / worth))))
-        case Steps(steps=steps):
-            return recipe.replace(budget=Steps(max(1, round(steps / worth))))
+            return recipe.replace(budget=Examples(max(1, round(examples * factor))))
+        case Steps():
+            return recipe
 
 
 def same_loss_why(move: Move) -> str:

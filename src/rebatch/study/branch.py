@@ -38,7 +38,8 @@ PATIENCE = 2.0
 def branch_recipe(recipe: Recipe, steps: int) -> Recipe:
     """At a constant rate, and without what a recipe does to a fresh model, at the start of an epoch, or at the end."""
     defects = msgspec.structs.replace(recipe.defects, batch_norm_scale="ones", reset_momentum_epochs=None)
-    return recipe.replace(schedule=Constant(), budget=Steps(steps), defects=defects, averaging=None)
+    flat = recipe.replace(schedule=Constant(), defects=defects, averaging=None, batch_schedule=())
+    return flat.replace(budget=Steps(steps))
 
 
 def refuse_feedback(schedule: Schedule, what: str) -> None:

@@ -127,6 +127,8 @@ def high_rate_ends(recipe: Recipe, examples: int) -> int:
         RequestError: the schedule listens to the run, or an epoch has too few steps to see forgetting within it.
     """
     refuse_feedback(recipe.schedule, "limits")
+    if recipe.batch_schedule:
+        raise RequestError("limits are those of one batch size, and batch_schedule has several; leave it out")
     per_epoch = steps_per_epoch(examples, recipe.batch_size, recipe.last_batch)
     if per_epoch < LEAST_BATCHES:
         raise RequestError(

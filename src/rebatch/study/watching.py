@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rebatch.batching import measured_steps, steps_per_epoch, total_steps
+from rebatch.batching import measured_steps, steps_of_last_epoch, total_steps
 from rebatch.data.batches import past_batches
 from rebatch.data.sets import Splits
 from rebatch.measure.forgetting import Forgetting
@@ -59,8 +59,7 @@ class LastEpoch(_Finding):
     def __init__(self, spec: RunSpec, data: Splits) -> None:
         super().__init__()
         recipe, examples = spec.recipe, len(data.train)
-        per_epoch = steps_per_epoch(examples, recipe.batch_size, recipe.last_batch)
-        self._first = total_steps(recipe, examples) - per_epoch
+        self._first = total_steps(recipe, examples) - steps_of_last_epoch(recipe, examples)
         self._chance = math.log(int(data.train.targets.max()) + 1)
         self._loss: Tensor | float = 0.0
         self._examples = 0

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rebatch.batching import cut, ghost_sizes, micro_batch_sizes, offsets, refuse_split_ghosts
+from rebatch.batching import cut, ghost_sizes, micro_batch_sizes, offsets, refuse_split_ghosts, step_sizes
 from rebatch.data.batches import BatchSource
 from rebatch.distributed import World
 from rebatch.errors import RequestError
@@ -83,7 +83,7 @@ def choose_cutting(
         RequestError: plain batch norm over several micro-batches or ranks, a cut that would split a ghost, or a single
             example where batch norm needs more.
     """
-    splits = world.size > 1 or (micro_batch_size is not None and micro_batch_size < recipe.batch_size)
+    splits = world.size > 1 or (micro_batch_size is not None and micro_batch_size < max(recipe.batch_sizes))
     if splits and not allow_batch_norm:
         _refuse_batch_norm(model, recipe)
     ghost = one_ghost_batch_size(model) if splits else max(ghost_batch_sizes(model), default=None)
@@ -120,8 +120,7 @@ def _refuse_single_examples(model: nn.Module, recipe: Recipe, examples: int, cut
     """One example has no variance: batch norm over (N, C) cannot normalize it."""
     if not any(isinstance(layer, nn.BatchNorm1d) for layer in model.modules()):
         return
-    rest = examples % recipe.batch_size if recipe.last_batch == "keep" else 0
-    for size in {recipe.batch_size, rest or recipe.batch_size}:
+    for size in step_sizes(recipe, examples):
         if any(stop - start == 1 for start, stop in cutting.pieces(size)):
             raise RequestError(
                 f"batch norm cannot normalize a single example, and a batch of {size} (of {examples} in batches of "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rebatch import draws
+from rebatch import batching, draws
 from rebatch.batching import batch_bounds, examples_seen, total_steps
 from rebatch.data.batches import BatchSource, planned
 from rebatch.data.sets import Splits
@@ -86,7 +86,7 @@ class Run:
         every = self.recipe.defects.reset_momentum_epochs
         if every is not None and start == 0 and epoch % every == 0:
             self.optimizer = build_optimizer(self.recipe, self.model)
-        progress = step / self.total
+        progress = batching.progress(step, self.examples, self.recipe)
         lr = self.recipe.optimizer.lr * lr_factor(self.recipe.schedule, progress, self.drops.before_step(step))
         set_lr(self.optimizer, lr)
         if isinstance(self.recipe.optimizer, Sgd) and progress + ROUNDING >= self.recipe.optimizer.weight_decay_until:
