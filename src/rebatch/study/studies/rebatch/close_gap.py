@@ -1,0 +1,225 @@
+"""`close-gap`: how much of the large-batch gap closes without one extra example, and what is each means worth?
+
+Hoffer et al. (2017) close it with kappa times the examples. Here all arms see equally many. Every means is given to the
+small batch too, with as many trials, since most of what helps a large batch helps a small one. Rates and means are
+chosen on a validation split, with seeds that are not reported.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from rebatch.averaging import Ema
+from rebatch.batching import steps_per_epoch
+from rebatch.recipe import Recipe, Sgd
+from rebatch.schedule import Cosine
+from rebatch.study.claims import Claim, Greater, Quantity, Test
+from rebatch.study.plan import Arm, Design, Scale, Study
+from rebatch.study.records import SeedRuns
+from rebatch.study.studies.hoffer_2017.common import GBN, LARGE, LR, SMALL, is_digits, shortened, table_1
+from rebatch.tasks.task import Task
+
+BEST_LARGE, BEST_SMALL = "large_batch+best", "small_batch+best"
+
+# The learning rate, in units of the recipe's own: below and above it for the small batch, up to the linear rule and
+# beyond for the large one; as many for both.
+SMALL_FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
+LARGE_FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+FIRST_TUNING_SEED = 1_000
+
+WARMUP = 0.1
+# The last fifth of the examples in batches of a quarter.
+LATE, LATE_FACTOR = 0.8, 0.25
+# An average remembers the last epoch: half of its weight.
+HALF_LIFE = 1.0
+# The small batch has ghosts as well: a quarter of it, which is what noise they could still add.
+SMALL_GHOSTS = 4
+
+
+@dataclass(frozen=True)
+class _Size:
+    """A share of the reference budget, seeds of the reported arms and of the candidates, and the margin in points."""
+
+    budget: float
+    seeds: int
+    tuning: int
+    margin: float
+
+
+_DIGITS: dict[Scale, _Size] = {
+    "quick": _Size(0.25, 3, 2, 0.3),
+    "cpu": _Size(1, 20, 5, 0.3),
+    "paper": _Size(1, 20, 5, 0.3),
+}
+_F1: dict[Scale, _Size] = {
+    "quick": _Size(0.02, 2, 2, 0.1),
+    "cpu": _Size(1, 10, 2, 0.1),
+    "paper": _Size(1, 10, 3, 0.1),
+}
+_OTHERS: dict[Scale, _Size] = {
+    "quick": _Size(0.05, 2, 2, 0.3),
+    "cpu": _Size(0.2, 3, 2, 0.3),
+    "paper": _Size(1, 5, 2, 0.3),
+}
+
+Means = Callable[[Recipe, Task], Recipe]
+
+
+def cosine(recipe: Recipe, _: Task) -> Recipe:
+    """A warm-up and half a cosine, in place of early drops."""
+    return recipe.replace(schedule=Cosine(warmup=WARMUP))
+
+
+def ghosts(recipe: Recipe, task: Task) -> Recipe:
+    """Batch norm over pieces of the tuned batch size, or of a quarter of that batch."""
+    tuned = task.recipe.batch_size
+    size = tuned if recipe.batch_size > tuned else recipe.batch_size // SMALL_GHOSTS
+    return recipe.replace(ghost_batch_size=max(2, size))
+
+
+def nesterov(recipe: Recipe, _: Task) -> Recipe:
+    """Nesterov's momentum."""
+    assert isinstance(recipe.optimizer, Sgd)
+    return recipe.replace(optimizer=msgspec.structs.replace(recipe.optimizer, nesterov=True))
+
+
+def average(recipe: Recipe, task: Task) -> Recipe:
+    """An exponential average of the weights with a half-life of an epoch."""
+    steps = HALF_LIFE * steps_per_epoch(task.train, recipe.batch_size, recipe.last_batch)
+    return recipe.replace(averaging=Ema(decay=0.5 ** (1.0 / steps)))
+
+
+def late_small(recipe: Recipe, _: Task) -> Recipe:
+    """Smaller batches at the end."""
+    return recipe.replace(batch_schedule=((LATE, LATE_FACTOR),))
+
+
+# What is tried, each with every learning rate.
+SETTINGS: dict[str, tuple[Means, ...]] = {
+    "rate": (),
+    "ghosts": (ghosts,),
+    "cosine": (cosine,),
+    "cosine+ghosts": (cosine, ghosts),
+    "cosine+ghosts+nesterov": (cosine, ghosts, nesterov),
+    "cosine+ghosts+average": (cosine, ghosts, average),
+    "cosine+ghosts+late_small": (cosine, ghosts, late_small),
+    "cosine+ghosts+all": (cosine, ghosts, nesterov, average, late_small),
+}
+# What a means adds: the setting with it, against the one without.
+WORTH: dict[str, tuple[str, str]] = {
+    "cosine": ("cosine", "rate"),
+    "ghosts": ("cosine+ghosts", "cosine"),
+    "nesterov": ("cosine+ghosts+nesterov", "cosine+ghosts"),
+    "average": ("cosine+ghosts+average", "cosine+ghosts"),
+    "late_small": ("cosine+ghosts+late_small", "cosine+ghosts"),
+}
+
+
+def close_gap_design(task: Task, scale: Scale) -> Design:
+    """The paper's arms without its last, each setting of the large batch at its best rate, and the best of all."""
+    size = (_DIGITS if is_digits(task) else _F1 if task.name.endswith("/f1") else _OTHERS)[scale]
+    small = task.recipe.replace(budget=shortened(task.recipe.budget, size.budget))
+    recipes = table_1(task, small)
+    arms = [Arm(name=name, recipe=recipes[name]) for name in (SMALL, LARGE, LR, GBN)]
+    every: dict[str, list[Arm]] = {"large": [], "small": []}
+    for batch, base, factors in (("large", recipes[LARGE], LARGE_FACTORS), ("small", small, SMALL_FACTORS)):
+        for setting in SETTINGS:
+            candidates = _candidates(f"{batch}:{setting}", _with(base, setting, task), factors, size)
+            every[batch] += candidates
+            arms += candidates
+            if batch == "large":
+                arms.append(_best(f"large:{setting}", candidates))
+    trials = len(every["large"])
+    note = f"best of {trials} trials on the validation split"
+    arms += [_best(BEST_LARGE, every["large"], note), _best(BEST_SMALL, every["small"], note)]
+    return Design(arms=tuple(arms), claims=_claims(size), seeds=size.seeds, gap=(SMALL, LARGE))
+
+
+def quantities(runs: SeedRuns) -> Mapping[str, float]:
+    """What is left of the gap to the small batch with the same means over a fifth of it; what each means adds."""
+    accuracy = {name: run.metrics["test_accuracy"] for name, run in runs.items()}
+    found: dict[str, float] = {}
+    if accuracy.keys() >= {LARGE, BEST_LARGE, BEST_SMALL}:
+        gap = accuracy[BEST_SMALL] - accuracy[LARGE]
+        found["left_of_larger_gap"] = accuracy[BEST_SMALL] - accuracy[BEST_LARGE] - 0.2 * gap
+    for name, (with_it, without) in WORTH.items():
+        if accuracy.keys() >= {f"large:{with_it}", f"large:{without}"}:
+            found[f"worth:{name}"] = accuracy[f"large:{with_it}"] - accuracy[f"large:{without}"]
+    return found
+
+
+def _with(recipe: Recipe, setting: str, task: Task) -> Recipe:
+    for means in SETTINGS[setting]:
+        recipe = means(recipe, task)
+    return recipe.as_tuned()
+
+
+def _candidates(name: str, recipe: Recipe, factors: Sequence[float], size: _Size) -> list[Arm]:
+    """One setting at each rate."""
+    return [
+        Arm(
+            name=f"{name} lr x {factor:g}",
+            recipe=recipe.with_lr(recipe.optimizer.lr * factor),
+            seeds=size.tuning,
+            first_seed=FIRST_TUNING_SEED,
+            candidate=True,
+        )
+        for factor in factors
+    ]
+
+
+def _best(name: str, candidates: Sequence[Arm], note: str = "") -> Arm:
+    names = tuple(arm.name for arm in candidates)
+    return Arm(name=name, recipe=candidates[0].recipe, best_of=names, note=note)
+
+
+def _claims(size: _Size) -> tuple[Claim, ...]:
+    why = f"Margin {size.margin} points; {size.seeds} seeds, as many as the time of this scale allows."
+
+    def claim(id_: str, statement: str, test: Test, reason: str = "") -> Claim:
+        return Claim(id=id_, statement=statement, source="rebatch", test=test, expected=None, why=f"{why}{reason}")
+
+    worth = (
+        claim(
+            f"C-{name}",
+            f"For the large batch {what} worth accuracy",
+            Quantity(f"worth:{name}", low=size.margin, unit="points"),
+            " Both settings at their own best rate.",
+        )
+        for name, what in (
+            ("cosine", "a warm-up and a cosine are"),
+            ("ghosts", "ghosts are, with the cosine,"),
+            ("nesterov", "Nesterov's momentum is, beside cosine and ghosts,"),
+            ("average", "an average of the weights is, beside cosine and ghosts,"),
+            ("late_small", "a late phase of smaller batches is, beside cosine and ghosts,"),
+        )
+    )
+    return (
+        claim(
+            "C1",
+            "At equal examples the large batch does as well as the small one with its recipe as given",
+            Greater(BEST_LARGE, SMALL, -size.margin),
+        ),
+        claim(
+            "C2",
+            "It closes at least 80 % of the gap to the small batch with the same means and trials",
+            Quantity("left_of_larger_gap", high=0.0, unit="points over a fifth of the gap"),
+            " The harder of two baselines: what helps a large batch helps a small one.",
+        ),
+        claim(
+            "C3",
+            "Given the same means and trials, the small batch is still better",
+            Greater(BEST_SMALL, BEST_LARGE, size.margin),
+        ),
+        *worth,
+    )
+
+
+CLOSE_GAP = Study(
+    name="close-gap",
+    title="How much of the large-batch gap closes without one extra example?",
+    source="rebatch",
+    design=close_gap_design,
+    quantities=quantities,
+)

@@ -1,0 +1,78 @@
+"""`close-gap`: what its arms are made of, equal trials for both batches, and its numbers by hand."""
+
+import pytest
+
+from rebatch.averaging import Ema
+from rebatch.execution import Execution
+from rebatch.price import cost
+from rebatch.recipe import Recipe, Sgd
+from rebatch.schedule import Cosine
+from rebatch.study.plan import Plan, make_plan
+from rebatch.study.records import FinishedRun
+from rebatch.study.studies.rebatch.close_gap import (
+    BEST_LARGE,
+    BEST_SMALL,
+    CLOSE_GAP,
+    FIRST_TUNING_SEED,
+    SETTINGS,
+    WORTH,
+    quantities,
+)
+from rebatch.tasks import find_task
+
+
+def plan_of(task: str, scale: str = "cpu") -> Plan:
+    return make_plan(CLOSE_GAP, find_task(task), scale, execution=Execution())  # type: ignore[arg-type]
+
+
+def recipes(task: str) -> dict[str, Recipe]:
+    return {arm.name: arm.recipe for arm in plan_of(task).design.arms}
+
+
+@pytest.mark.parametrize("task", ["digits/mlp", "mnist/f1", "cifar10/resnet8"])
+def test_nobody_gets_more_examples_or_more_trials(task: str) -> None:
+    plan = plan_of(task)
+    arms = {arm.name: arm for arm in plan.design.arms}
+    examples = {cost(arm.recipe, plan.examples).epochs for arm in arms.values()}
+    assert max(examples) / min(examples) < 1.02  # whole steps
+    assert len(arms[BEST_LARGE].best_of) == len(arms[BEST_SMALL].best_of) == 6 * len(SETTINGS)
+    assert all(name.startswith("large:") for name in arms[BEST_LARGE].best_of)
+    assert all(name.startswith("small:") for name in arms[BEST_SMALL].best_of)
+    reported = {seed for arm in arms.values() if not arm.candidate for seed in plan.seeds(arm)}
+    tried = {seed for arm in arms.values() if arm.candidate for seed in plan.seeds(arm)}
+    assert not reported & tried
+    assert min(tried) == FIRST_TUNING_SEED
+
+
+def test_settings_are_what_they_are_called() -> None:
+    found = recipes("mnist/f1")
+    plain, everything = found["large:rate lr x 4"], found["large:cosine+ghosts+all lr x 4"]
+    assert (plain.batch_size, plain.ghost_batch_size) == (4096, None)
+    assert plain.optimizer.lr == pytest.approx(0.4)
+    assert plain.schedule == found["large_batch"].schedule
+    assert everything.schedule == Cosine(warmup=0.1)
+    assert everything.ghost_batch_size == 128
+    assert isinstance(everything.optimizer, Sgd)
+    assert everything.optimizer.nesterov
+    assert everything.batch_sizes == (4096, 1024)
+    assert isinstance(everything.averaging, Ema)
+    assert everything.averaging.decay ** (55_000 / 4096) == pytest.approx(0.5, rel=0.03)
+    small = found["small:cosine+ghosts lr x 0.25"]
+    assert (small.batch_size, small.ghost_batch_size) == (128, 32)
+    assert small.optimizer.lr == pytest.approx(0.025)
+    assert found["large:ghosts lr x 1"].max_grad_norm == found["small_batch"].max_grad_norm
+
+
+def test_numbers_by_hand() -> None:
+    accuracy = {"large_batch": 95.0, BEST_LARGE: 98.0, BEST_SMALL: 98.5, "large:cosine": 97.0, "large:rate": 96.0}
+    runs = {
+        name: FinishedRun(
+            recipe=recipes("digits")["small_batch"], metrics={"test_accuracy": value}, rows=[], diverged=False
+        )
+        for name, value in accuracy.items()
+    }
+    found = quantities(runs)
+    assert found["left_of_larger_gap"] == pytest.approx(0.5 - 0.2 * 3.5)
+    assert found["worth:cosine"] == pytest.approx(1.0)
+    assert set(found) == {"left_of_larger_gap", "worth:cosine"}
+    assert {setting for pair in WORTH.values() for setting in pair} <= set(SETTINGS)
