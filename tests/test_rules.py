@@ -142,11 +142,11 @@ def test_the_clipping_threshold_follows_the_gradients_size() -> None:
 
 @pytest.mark.parametrize("budget", [Epochs(100), Steps(10_000), Examples(1_280_000)])
 def test_the_same_loss_takes_what_the_hyperbola_says(budget: Budget) -> None:
-    """B_c = 384 = 3 B: from 4 units of S to (1 + 3/8) at kappa 8."""
+    """B_c = 384 = 3 B at the old batch size, 3/8 of it at the new."""
     found = transfer(
         SGD.replace(budget=budget), batch_size=1024, rules="same_loss", facts=Facts(critical_batch_size=384.0)
     )
-    factor = (1 + 3 / 8) / 4
+    factor = ((1 + (3 / 8) ** 1.4) / (1 + 3**1.4)) ** (1 / 1.4)
     amounts = {Epochs: 100 * 8 * factor, Steps: round(10_000 * factor), Examples: round(1_280_000 * 8 * factor)}
     after = found.recipe.budget
     amount = next(getattr(after, name) for name in ("epochs", "steps", "examples") if hasattr(after, name))
@@ -157,11 +157,13 @@ def test_the_same_loss_takes_what_the_hyperbola_says(budget: Budget) -> None:
 
 
 def test_the_expected_price_has_the_bounds_of_what_was_measured() -> None:
-    found = expected(100, 400, Interval(300.0, 100.0, math.inf))
-    assert found.examples_factor == Interval(1.75, 1.0, 2.5)
-    assert found.steps_factor == Interval(1.75 / 4, 0.25, 2.5 / 4)
-    down = expected(400, 100, Interval(300.0, 100.0, math.inf))
-    assert down.examples_factor == Interval(4 / 7, 0.4, 1.0)
+    found = expected(100, 400, Interval(300.0, 0.0, math.inf))
+    seen = 4 * ((1 + 0.75**1.4) / (1 + 3**1.4)) ** (1 / 1.4)
+    assert found.examples_factor.estimate == pytest.approx(seen)
+    assert (found.examples_factor.low, found.examples_factor.high) == (pytest.approx(1.0), 4.0)
+    down = expected(400, 100, Interval(300.0, 0.0, math.inf))
+    assert down.examples_factor.estimate == pytest.approx(1 / seen)
+    assert (down.steps_factor.low, down.steps_factor.high) == (1.0, pytest.approx(4.0))
     assert transfer(SGD, batch_size=256).expected is None
 
 
@@ -274,6 +276,6 @@ def test_changes_carry_evidence_and_defaults_are_spelled_out(
     facts = ["--noise-scale", "700", "--critical-batch-size", "384", "--top-eigenvalue", "3", "--knee", "1000"]
     assert run(["transfer", str(tmp_path / "adam.toml"), "--batch-size", "512", *facts]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "for the same loss, each batch size at its best rate: steps x 0.438, examples x 1.75" in out
+    assert "for the same loss, each batch size at its best rate: steps x 0.411, examples x 1.65" in out
     assert "bends flat at a knee of 1000" in out
     assert "(weak evidence)" in out

@@ -7,6 +7,7 @@ import msgspec
 
 from rebatch.batching import total_steps
 from rebatch.errors import RequestError
+from rebatch.price import steps_worth
 from rebatch.recipe import AdamW, Epochs, Examples, Recipe, Steps
 from rebatch.rules.move import Move
 
@@ -37,16 +38,14 @@ def same_steps(recipe: Recipe, move: Move) -> Recipe:
 
 
 def same_loss(recipe: Recipe, move: Move) -> Recipe:
-    """Train as long as the same loss takes: E'/E = (kappa B + B_c) / (B + B_c) (McCandlish et al., 2018).
-
-    B_c is the critical batch size, or the noise scale in its place. AdaScale's schedule advances by the same gain.
+    """Train as long as the same loss takes, by the critical batch size or the noise scale in its place (`price`).
 
     Raises:
         RequestError: neither is known.
     """
     if move.kappa == 1:
         return recipe
-    worth = move.gain(_require_critical(move))
+    worth = steps_worth(_require_critical(move)).factor(move.tuned.batch_size, move.batch_size)
     if isinstance(move.tuned.budget, Steps):
         return recipe.replace(budget=Steps(max(1, round(move.tuned.budget.steps / worth))))
     return with_examples_times(recipe, move.kappa / worth)
@@ -66,7 +65,7 @@ def with_examples_times(recipe: Recipe, factor: float) -> Recipe:
 def same_loss_why(move: Move) -> str:
     """Of `same_loss`."""
     critical = _require_critical(move)
-    worth = move.gain(critical)
+    worth = steps_worth(critical).factor(move.tuned.batch_size, move.batch_size)
     return (
         f"a step is worth {worth:.4g} of the old ones at a critical batch size of {critical:g}: x "
         f"{move.kappa / worth:.4g} the examples for the same loss"
