@@ -13,6 +13,7 @@ TORCH_FREE = [
     "rebatch.draws",
     "rebatch.execution",
     "rebatch.price",
+    "rebatch.quadratic",
     "rebatch.recipe",
     "rebatch.rules",
     "rebatch.schedule",
