@@ -10,7 +10,7 @@ from rebatch.report.paper.material import Material, Published, gather
 from rebatch.report.summary import summarize
 from rebatch.study.choosing import choose
 from rebatch.study.plan import Arm, Plan, make_plan
-from rebatch.study.probes import Escape, GradientErrors, Landscape, Parting, RandomWalk, SummedSteps
+from rebatch.study.probes import Escape, GradientErrors, Landscape, Parting, QuadraticSteps, RandomWalk, SummedSteps
 from rebatch.study.quantify import quantify
 from rebatch.study.store import Result, Store
 from rebatch.study.studies import STUDIES
@@ -126,6 +126,12 @@ def _result(plan: Plan, arm: Arm, seed: int, rows: Rows) -> Result:
     if isinstance(arm.probe, Escape):
         walked = 200.0 + 25.0 * math.log(arm.recipe.batch_size) + noise.random()
         return Result(status="done", steps=0, metrics={"left": 1.0, "steps": walked}, seconds=1.0)
+    if isinstance(arm.probe, QuadraticSteps):
+        least, critical = (300.0, 18_000.0) if arm.name.startswith("momentum") else (6000.0, 900.0)
+        walked = (least + 20.0 * noise.random()) * (
+            1.0 + (0.0 if arm.probe.exact else critical / arm.recipe.batch_size)
+        )
+        return Result(status="done", steps=0, metrics={"steps": walked, "lr": 1.0}, seconds=1.0)
     metrics = {"slope": 2.0, "relative": 0.1, "tail_weight": 1.6, "growth": 0.3, "growth_orders": 0.2} | {
         "distance": 1.8 + 0.1 * noise.random(),
         "distance_orders": 2.0,

@@ -1,13 +1,14 @@
-"""The numbers in the figures of `gradient-error` and `saddle-escape`."""
+"""The numbers in the figures of `gradient-error`, `saddle-escape` and `quadratic-model`."""
 
 import math
 from pathlib import Path
 
 import pytest
 
-from rebatch.report.paper import gradient_error, saddle_escape
+from rebatch.report.paper import gradient_error, quadratic_model, saddle_escape
 from rebatch.report.paper.draw import svg
 from rebatch.statistics import mean_interval
+from rebatch.study.studies.mini_batches.quadratic_model import SIZES
 from report.made_up import made_up
 
 
@@ -53,3 +54,18 @@ def test_steps_stand_over_the_batch_beside_a_line_of_the_law_s_slope(tmp_path: P
     assert line[1] - line[0] == pytest.approx(25.0 * math.log(4))
     assert sum(line) == pytest.approx(sum(found.estimates))  # through the middle of the points
     assert saddle_escape.steps(material, "saddle", (5,)) is None
+
+
+def test_steps_stand_over_the_batch_and_time_is_that_of_a_machine(tmp_path: Path) -> None:
+    material = made_up("quadratic-model", tmp_path)
+    found = quadratic_model.course(material, "steps", "sgd")
+    assert found is not None
+    assert (found.n, found.sizes) == (3, SIZES)
+    assert found.estimates[0] == pytest.approx(901 * 6000, rel=0.01)
+    examples = quadratic_model.course(material, "examples", "momentum")
+    assert examples is not None
+    assert examples.estimates[3] == pytest.approx(64 * 300 * (1 + 18_000 / 64), rel=0.1)
+    times = quadratic_model.times(found, 1024)
+    assert times[0] == pytest.approx(found.estimates[0] * 1025 / (found.estimates[5] * 2048))  # best at 1,024
+    assert min(times) == times[5] == 1.0
+    assert quadratic_model.course(material, "steps", "nothing") is None

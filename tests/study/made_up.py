@@ -16,6 +16,7 @@ from rebatch.study.probes import (
     PartialTail,
     Parting,
     Probe,
+    QuadraticSteps,
     RandomWalk,
     StepTime,
     SummedSteps,
@@ -94,6 +95,8 @@ def probe_metrics(probe: Probe) -> dict[str, float]:
             names = ["growth", "growth_orders", "distance", "distance_orders"]
         case Escape():
             names = ["left", "steps"]
+        case QuadraticSteps():
+            names = ["steps", "lr"]
         case GradientErrors(after=after, batch_sizes=sizes):
             kinds = ["noise_scale", "gradient_norm", *(GRADIENT_ERRORS if sizes else ()), *COSINES, "epoch"]
             kinds += [f"relative_error:{size}" for size in sizes]

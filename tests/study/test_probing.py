@@ -30,6 +30,7 @@ from rebatch.study.probes import (
     Increments,
     Landscape,
     Probe,
+    QuadraticSteps,
     RandomWalk,
     StepTime,
 )
@@ -64,6 +65,7 @@ PROBES: dict[str, tuple[Probe, Recipe, Task]] = {
         DIGITS.recipe,
         DIGITS,
     ),
+    "quadratic_steps": (QuadraticSteps(coordinates=50), SIMULATION.recipe, SIMULATION),
     "escape": (Escape(surface="saddle", walkers=3, most=999, noise=4.0), SIMULATION.recipe, SIMULATION),
     "plain": (RandomWalk(alpha=None, sites=201, walkers=2, log_times=(1.0, 4.0)), SIMULATION.recipe, SIMULATION),
 }

@@ -164,6 +164,22 @@ class Escape(_Probe, frozen=True, tag="escape"):
     spread: float = 0.0
 
 
+class QuadraticSteps(_Probe, frozen=True, tag="quadratic_steps"):
+    """Steps to a loss in the noisy quadratic model (Zhang et al., 2019), for the arm's batch size and momentum.
+
+    The rate is the best one, whatever the arm's recipe says, and the start theta_i ~ N(0, 1) is the seed's.
+
+    Attributes:
+        coordinates: of curvatures 1, 1/2, 1/3, ...
+        target: the loss that is to be reached.
+        exact: without noise, as if the batch had no end.
+    """
+
+    coordinates: int = 10_000
+    target: float = 0.01
+    exact: bool = False
+
+
 Probe = (
     Landscape
     | RandomWalk
@@ -176,4 +192,5 @@ Probe = (
     | Parting
     | GradientErrors
     | Escape
+    | QuadraticSteps
 )

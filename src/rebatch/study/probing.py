@@ -22,7 +22,7 @@ from rebatch.measure.random_walk import exponent, flat_potential, fractional_pot
 from rebatch.nn import convert_ghost_batch_norm
 from rebatch.recipe import Steps
 from rebatch.study.frozen import along, gradient_of
-from rebatch.study.mini_batch_probing import escape, gradient_errors
+from rebatch.study.mini_batch_probing import escape, gradient_errors, quadratic_steps
 from rebatch.study.page_probing import partial_tail, parting, summed_steps
 from rebatch.study.plan import RunSpec
 from rebatch.study.probes import (
@@ -33,6 +33,7 @@ from rebatch.study.probes import (
     Landscape,
     PartialTail,
     Parting,
+    QuadraticSteps,
     RandomWalk,
     StepTime,
     SummedSteps,
@@ -194,6 +195,7 @@ _PROBES: dict[type, Callable[[RunSpec, Task, Path | None], Measured]] = {
     Parting: parting,
     GradientErrors: gradient_errors,
     Escape: escape,
+    QuadraticSteps: quadratic_steps,
 }
 
 

@@ -16,6 +16,7 @@ from rebatch.report.paper import (
     page_forgetting,
     page_sums,
     page_sweep,
+    quadratic_model,
     saddle_escape,
     walk,
 )
@@ -43,6 +44,7 @@ FIGURES: "dict[str, Callable[[Material], Figure | None]]" = {
     "page-sums": page_sums.figure,
     "gradient-error": gradient_error.figure,
     "saddle-escape": saddle_escape.figure,
+    "quadratic-model": quadratic_model.figure,
 }
 
 
