@@ -1,12 +1,10 @@
 """`quadratic-model`: steps, examples and time to the target over the batch, with momentum and without."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rebatch.report.paper.canvas import MARKERS, QUIET, band, color, interval_words, notes, panels
-from rebatch.report.paper.material import Material
-from rebatch.statistics import Interval
+from rebatch.report.paper.material import Course, Material
 from rebatch.study.studies.mini_batches.quadratic_model import (
     EXACT,
     HARDWARE_BATCHES,
@@ -24,28 +22,9 @@ DASHED, DOTTED = (0, (4, 2)), (0, (1, 1.5))
 SHOWN = SIZES[::2]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Course:
-    """A number by batch size, each a mean over `n` seeds."""
-
-    n: int
-    sizes: tuple[int, ...]
-    means: tuple[Interval, ...]
-
-    @property
-    def estimates(self) -> list[float]:
-        """The means themselves."""
-        return [mean.estimate for mean in self.means]
-
-
 def course(material: Material, kind: str, name: str) -> Course | None:
     """`steps` or `examples` at all batch sizes that have run; `None` where none has."""
-    known = {each.name: each for each in material.summary.quantities}
-    found = {size: known[at] for size in SIZES if (at := f"{kind}:{name}:{size}") in known}
-    if not found:
-        return None
-    means = tuple(Interval(each.mean, each.low, each.high) for each in found.values())
-    return Course(n=max(len(each.values) for each in found.values()), sizes=tuple(found), means=means)
+    return material.course({size: f"{kind}:{name}:{size}" for size in SIZES})
 
 
 def times(steps: Course, hardware_batch: int) -> list[float]:
@@ -66,8 +45,8 @@ def figure(material: Material) -> "Figure | None":
         _draw_hyperbola(left, material, name, at)
     for at, (name, found) in enumerate(examples.items()):
         critical = material.quantity(f"critical:{name}")
-        words = "" if critical is None else f", critical batch {interval_words(critical, ',.0f')}"
-        _draw(middle, found, at, f"{_named(name, found)}{words}")
+        words = "" if critical is None else f": B_crit {interval_words(critical, ',.0f')}"
+        _draw(middle, found, at, f"momentum {MOMENTUM[name]:g}{words}")
         if critical is not None:
             middle.axvline(critical.estimate, color=color(at), linestyle=DOTTED, linewidth=1.2)
     if SGD in steps:
