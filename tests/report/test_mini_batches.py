@@ -1,11 +1,11 @@
-"""The numbers in the figures of `gradient-error`, `saddle-escape` and `quadratic-model`."""
+"""The numbers in the figures of the studies on mini-batches."""
 
 import math
 from pathlib import Path
 
 import pytest
 
-from rebatch.report.paper import gradient_error, quadratic_model, saddle_escape
+from rebatch.report.paper import gradient_error, hardware_batch, quadratic_model, saddle_escape
 from rebatch.report.paper.draw import svg
 from rebatch.statistics import mean_interval
 from rebatch.study.studies.mini_batches.quadratic_model import SIZES
@@ -69,3 +69,20 @@ def test_steps_stand_over_the_batch_and_time_is_that_of_a_machine(tmp_path: Path
     assert times[0] == pytest.approx(found.estimates[0] * 1025 / (found.estimates[5] * 2048))  # best at 1,024
     assert min(times) == times[5] == 1.0
     assert quadratic_model.course(material, "steps", "nothing") is None
+
+
+def test_times_of_an_example_are_those_of_a_step_over_its_batch(tmp_path: Path) -> None:
+    material = made_up("hardware-batch", tmp_path)
+    found = hardware_batch.example_times(material, 128)
+    assert found is not None
+    assert (found.n, found.sizes) == (3, (8, 32, 128))
+    steps = material.quantity("milliseconds:128:8")
+    assert steps is not None
+    assert found.means[0].estimate == pytest.approx(1e3 * steps.estimate / 128)
+    seen = hardware_batch.accuracies(material, 32)
+    assert seen is not None
+    assert seen.sizes == (5, 8, 24, 32)
+    line = hardware_batch.step_times(material)
+    assert line is not None
+    assert line.sizes == (1, 4, 16, 64, 256, 1024)
+    assert line.estimates[-1] > 10 * line.estimates[0]

@@ -55,6 +55,7 @@ def test_the_critical_batch_size_is_that_of_the_hyperbola_through_both_ends() ->
     assert found["critical:sgd"] == pytest.approx(CRITICAL)
     assert found["critical_ratio"] == pytest.approx(10)
     assert found["off_hyperbola:sgd"] == pytest.approx(0.0, abs=1e-12)
+    assert found["single_over_best"] == pytest.approx((1 + CRITICAL) / (4 + CRITICAL))
     slow = by_hand({"sgd:1024": 1.3 * hyperbola(FLOOR, CRITICAL, 1024)})
     assert slow["off_hyperbola:sgd"] == pytest.approx(0.3)
 

@@ -180,6 +180,40 @@ class QuadraticSteps(_Probe, frozen=True, tag="quadratic_steps"):
     exact: bool = False
 
 
+class Cuts(_Probe, frozen=True, tag="cuts"):
+    """One training by the arm's recipe in float64, again and again, its steps cut into micro-batches of each size.
+
+    Attributes:
+        micro_batch_sizes: beside the batch size itself, the uncut one; plain batch norm sees micro-batches.
+    """
+
+    micro_batch_sizes: tuple[int, ...]
+
+
+class StepTimes(_Probe, frozen=True, tag="step_times"):
+    """Time of a training step by (batch size, micro-batch size), interleaved in one process.
+
+    Attributes:
+        pairs: at least two of them uncut.
+        examples: about so many are trained on in each round at each pair.
+        rounds: at least six.
+    """
+
+    pairs: tuple[tuple[int, int], ...]
+    examples: int = 1024
+    rounds: int = 9
+
+
+class KeptImages(_Probe, frozen=True, tag="kept_images"):
+    """What VGG-16 puts out for an image of 224 x 224, and what torch keeps of it for the way back.
+
+    Attributes:
+        most_images: the seed draws from 1 to so many.
+    """
+
+    most_images: int = 64
+
+
 Probe = (
     Landscape
     | RandomWalk
@@ -193,4 +227,7 @@ Probe = (
     | GradientErrors
     | Escape
     | QuadraticSteps
+    | Cuts
+    | StepTimes
+    | KeptImages
 )

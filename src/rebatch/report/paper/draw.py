@@ -9,6 +9,7 @@ from rebatch.report.paper import (
     distance,
     gap,
     gradient_error,
+    hardware_batch,
     increments,
     landscape,
     momentum_reset,
@@ -45,6 +46,7 @@ FIGURES: "dict[str, Callable[[Material], Figure | None]]" = {
     "gradient-error": gradient_error.figure,
     "saddle-escape": saddle_escape.figure,
     "quadratic-model": quadratic_model.figure,
+    "hardware-batch": hardware_batch.figure,
 }
 
 

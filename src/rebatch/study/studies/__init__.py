@@ -18,6 +18,7 @@ from rebatch.study.studies.hoffer_2017.regime import REGIME
 from rebatch.study.studies.hoffer_2017.schedule import SCHEDULE
 from rebatch.study.studies.hoffer_2017.updates import UPDATES
 from rebatch.study.studies.mini_batches.gradient_error import GRADIENT_ERROR
+from rebatch.study.studies.mini_batches.hardware_batch import HARDWARE_BATCH
 from rebatch.study.studies.mini_batches.quadratic_model import QUADRATIC_MODEL
 from rebatch.study.studies.mini_batches.saddle_escape import SADDLE_ESCAPE
 from rebatch.study.studies.page_2018.batch import BATCH
@@ -51,5 +52,6 @@ STUDIES: dict[str, Study] = {
         GRADIENT_ERROR,
         SADDLE_ESCAPE,
         QUADRATIC_MODEL,
+        HARDWARE_BATCH,
     )
 }
