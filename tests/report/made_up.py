@@ -11,6 +11,7 @@ from rebatch.report.summary import summarize
 from rebatch.study.choosing import choose
 from rebatch.study.plan import Arm, Plan, make_plan
 from rebatch.study.probes import (
+    Bagging,
     Cuts,
     Escape,
     GradientErrors,
@@ -145,6 +146,11 @@ def _result(plan: Plan, arm: Arm, seed: int, rows: Rows) -> Result:
         return Result(status="done", steps=0, metrics={"steps": walked, "lr": 1.0}, seconds=1.0)
     if isinstance(arm.probe, Cuts | StepTimes | KeptImages):
         return Result(status="done", steps=0, metrics=_hardware(arm.probe, noise), seconds=1.0)
+    if isinstance(arm.probe, Bagging):
+        shares = {"last": 1.0, "averaged": 0.9, "long": 0.95, "bootstrap": 1.3, "ensemble": 0.3}
+        scatter = {f"variance:{kind}": 0.1 * share * (1 + 0.1 * noise.random()) for kind, share in shares.items()}
+        hits = {f"accuracy:{kind}": 95.0 + noise.random() for kind in shares}
+        return Result(status="done", steps=0, metrics=scatter | hits, seconds=1.0)
     metrics = {"slope": 2.0, "relative": 0.1, "tail_weight": 1.6, "growth": 0.3, "growth_orders": 0.2} | {
         "distance": 1.8 + 0.1 * noise.random(),
         "distance_orders": 2.0,

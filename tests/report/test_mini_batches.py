@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rebatch.report.paper import gradient_error, hardware_batch, quadratic_model, saddle_escape
+from rebatch.report.paper import bagging, gradient_error, hardware_batch, quadratic_model, saddle_escape
 from rebatch.report.paper.draw import svg
 from rebatch.statistics import mean_interval
 from rebatch.study.studies.mini_batches.quadratic_model import SIZES
@@ -86,3 +86,9 @@ def test_times_of_an_example_are_those_of_a_step_over_its_batch(tmp_path: Path) 
     assert line is not None
     assert line.sizes == (1, 4, 16, 64, 256, 1024)
     assert line.estimates[-1] > 10 * line.estimates[0]
+
+
+def test_each_kind_of_predictor_has_the_variance_of_its_arm(tmp_path: Path) -> None:
+    found = bagging.by_kind(made_up("bagging", tmp_path), "variance", "constant_rate")
+    assert list(found) == ["last", "averaged", "long", "bootstrap", "ensemble"]
+    assert found["ensemble"].estimate == pytest.approx(0.3 * found["last"].estimate, rel=0.15)

@@ -8,6 +8,7 @@ from rebatch.batching import examples_seen, measured_steps, total_steps
 from rebatch.recipe import Epochs, Recipe, Sgd
 from rebatch.study.plan import Arm, Plan
 from rebatch.study.probes import (
+    Bagging,
     Cuts,
     EpochCorrelation,
     Escape,
@@ -26,6 +27,7 @@ from rebatch.study.probes import (
     Throughput,
 )
 from rebatch.study.records import FinishedRun, Rows, SeedRuns
+from rebatch.study.studies.mini_batches.bagging import KINDS
 from study.made_up_sweep import sweep_metrics
 
 RECIPE = Recipe(batch_size=32, optimizer=Sgd(lr=0.1), budget=Epochs(1))
@@ -104,6 +106,8 @@ def probe_metrics(probe: Probe) -> dict[str, float]:
             names = [f"{kind}:{size}" for size in sizes for kind in ("apart", "accuracy", "kept")]
         case StepTimes(pairs=pairs):
             names = [*(f"milliseconds:{size}:{micro}" for size, micro in pairs), "fixed", "per_example", "misfit"]
+        case Bagging():
+            names = [f"{name}:{kind}" for name in ("variance", "accuracy") for kind in KINDS]
         case KeptImages():
             names = ["images", "numbers", "kept_megabytes", "kept_integer_megabytes"]
         case GradientErrors(after=after, batch_sizes=sizes):

@@ -24,6 +24,7 @@ from rebatch.study import frozen, probing
 from rebatch.study.execute import execute
 from rebatch.study.plan import RunSpec
 from rebatch.study.probes import (
+    Bagging,
     Cuts,
     EpochCorrelation,
     Escape,
@@ -71,6 +72,7 @@ PROBES: dict[str, tuple[Probe, Recipe, Task]] = {
     "quadratic_steps": (QuadraticSteps(coordinates=50), SIMULATION.recipe, SIMULATION),
     "kept images": (KeptImages(most_images=10**6), SIMULATION.recipe, SIMULATION),
     "cuts": (Cuts(micro_batch_sizes=(5, 64)), GHOSTLESS, TASKS["digits/mlp-plain"]),
+    "bagging": (Bagging(repetitions=2, models=2, decay=0.5), GHOSTLESS, TASKS["digits/mlp-plain"]),
     "escape": (Escape(surface="saddle", walkers=3, most=999, noise=4.0), SIMULATION.recipe, SIMULATION),
     "plain": (RandomWalk(alpha=None, sites=201, walkers=2, log_times=(1.0, 4.0)), SIMULATION.recipe, SIMULATION),
 }

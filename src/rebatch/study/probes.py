@@ -214,6 +214,20 @@ class KeptImages(_Probe, frozen=True, tag="kept_images"):
     most_images: int = 64
 
 
+class Bagging(_Probe, frozen=True, tag="bagging"):
+    """How far predictions on the test set scatter: of runs by the arm's recipe, of averages, of bagged ensembles.
+
+    Attributes:
+        repetitions: at least two, each on another half of the training set.
+        models: of an ensemble, each trained on a sample with replacement.
+        decay: per step, of the average of the weights.
+    """
+
+    repetitions: int
+    models: int
+    decay: float
+
+
 Probe = (
     Landscape
     | RandomWalk
@@ -230,4 +244,5 @@ Probe = (
     | Cuts
     | StepTimes
     | KeptImages
+    | Bagging
 )

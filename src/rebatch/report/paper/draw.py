@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rebatch.report.paper import (
+    bagging,
     courses,
     diffusion,
     distance,
@@ -47,6 +48,7 @@ FIGURES: "dict[str, Callable[[Material], Figure | None]]" = {
     "saddle-escape": saddle_escape.figure,
     "quadratic-model": quadratic_model.figure,
     "hardware-batch": hardware_batch.figure,
+    "bagging": bagging.figure,
 }
 
 

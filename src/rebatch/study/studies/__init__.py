@@ -17,6 +17,7 @@ from rebatch.study.studies.hoffer_2017.random_walk import RANDOM_WALK
 from rebatch.study.studies.hoffer_2017.regime import REGIME
 from rebatch.study.studies.hoffer_2017.schedule import SCHEDULE
 from rebatch.study.studies.hoffer_2017.updates import UPDATES
+from rebatch.study.studies.mini_batches.bagging import BAGGING
 from rebatch.study.studies.mini_batches.gradient_error import GRADIENT_ERROR
 from rebatch.study.studies.mini_batches.hardware_batch import HARDWARE_BATCH
 from rebatch.study.studies.mini_batches.quadratic_model import QUADRATIC_MODEL
@@ -53,5 +54,6 @@ STUDIES: dict[str, Study] = {
         SADDLE_ESCAPE,
         QUADRATIC_MODEL,
         HARDWARE_BATCH,
+        BAGGING,
     )
 }
