@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 DASHED, DOTTED = (0, (4, 2)), (0, (1, 1.5))
 SHOWN = SIZES[::2]
+BELOW_NAMES = 0.78  # of the axes: names stand above
 
 
 def course(material: Material, kind: str, name: str) -> Course | None:
@@ -48,7 +49,7 @@ def figure(material: Material) -> "Figure | None":
         words = "" if critical is None else f": B_crit {interval_words(critical, ',.0f')}"
         _draw(middle, found, at, f"momentum {MOMENTUM[name]:g}{words}")
         if critical is not None:
-            middle.axvline(critical.estimate, color=color(at), linestyle=DOTTED, linewidth=1.2)
+            middle.axvline(critical.estimate, color=color(at), linestyle=DOTTED, linewidth=1.2, ymax=BELOW_NAMES)
     if SGD in steps:
         _draw_times(right, material, steps[SGD])
     left.set(title="steps", ylabel="steps to the target (log scale)")
@@ -92,7 +93,7 @@ def _draw_times(axes: "Axes", material: Material, steps: Course) -> None:
         axes.plot(steps.sizes, line, marker=MARKERS[at], markersize=4.5, color=color(at + 2), label=f"a/b = {batch:,}")
         if critical is not None:
             best = (critical.estimate * batch) ** 0.5
-            axes.axvline(best, color=color(at + 2), linestyle=DOTTED, linewidth=1.2)
+            axes.axvline(best, color=color(at + 2), linestyle=DOTTED, linewidth=1.2, ymax=BELOW_NAMES)
 
 
 def _scale(axes: "Axes", shown: Sequence[int] = SHOWN) -> None:
