@@ -53,8 +53,8 @@ def cuts(spec: RunSpec, task: Task, data_dir: Path | None) -> Measured:
 def step_times(spec: RunSpec, task: Task, data_dir: Path | None) -> Measured:
     """Milliseconds of a step by (batch size, micro-batch size), medians over rounds that each time all of them.
 
-    Where batches are not cut, the line a + b B through their times: `fixed` and `per_example` in milliseconds, and
-    `misfit`, its largest relative distance from a median. A step includes the update.
+    It is the process's own time, the update included. Through the times of batches that are not cut goes the line
+    a + b B: `fixed` and `per_example` in milliseconds, and `misfit`, its largest relative distance from a median.
     """
     wanted = spec.probe
     assert isinstance(wanted, StepTimes)
@@ -139,10 +139,13 @@ def _seconds(
 
 
 class _Clock(Observer):
-    """When each step's gradient was complete."""
+    """When each step's gradient was complete.
+
+    In the process's own time: on one thread, which workers have, what else runs on the machine then counts little.
+    """
 
     def __init__(self) -> None:
         self.moments: list[float] = []
 
     def step(self, observation: Observation) -> None:
-        self.moments.append(time.perf_counter())
+        self.moments.append(time.process_time())

@@ -191,7 +191,7 @@ class Cuts(_Probe, frozen=True, tag="cuts"):
 
 
 class StepTimes(_Probe, frozen=True, tag="step_times"):
-    """Time of a training step by (batch size, micro-batch size), interleaved in one process.
+    """Time of a training step by (batch size, micro-batch size), interleaved in one process, whose own time it is.
 
     Attributes:
         pairs: at least two of them uncut.

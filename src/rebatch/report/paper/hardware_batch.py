@@ -80,7 +80,7 @@ def _draw_line(axes: "Axes", material: Material, found: Course) -> None:
 
 
 def _reading(material: Material) -> str:
-    text = "Means over n seeds, bands: 95 % intervals; times are medians over rounds on one machine. Left: float64."
+    text = "Means over n seeds, bands: 95 % intervals. Left: float64. Times: of the process, medians over rounds."
     numbers, kept = material.quantity(f"numbers:{VGG}"), material.quantity(f"kept_megabytes:{VGG}")
     if numbers is None or kept is None:
         return text
