@@ -15,6 +15,7 @@ TORCH_FREE = [
     "rebatch.knee",
     "rebatch.knee_fit",
     "rebatch.price",
+    "rebatch.quadratic",
     "rebatch.recipe",
     "rebatch.rules",
     "rebatch.schedule",

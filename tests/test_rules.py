@@ -160,10 +160,12 @@ def test_the_expected_price_has_the_bounds_of_what_was_measured() -> None:
     found = expected(100, 400, Interval(300.0, 0.0, math.inf))
     seen = 4 * ((1 + 0.75**1.4) / (1 + 3**1.4)) ** (1 / 1.4)
     assert found.examples_factor.estimate == pytest.approx(seen)
-    assert (found.examples_factor.low, found.examples_factor.high) == (pytest.approx(1.0), 4.0)
+    assert found.examples_factor.low == pytest.approx(1.0)
+    assert found.examples_factor.high == 4.0
     down = expected(400, 100, Interval(300.0, 0.0, math.inf))
     assert down.examples_factor.estimate == pytest.approx(1 / seen)
-    assert (down.steps_factor.low, down.steps_factor.high) == (1.0, pytest.approx(4.0))
+    assert down.steps_factor.low == 1.0
+    assert down.steps_factor.high == pytest.approx(4.0)
     assert transfer(SGD, batch_size=256).expected is None
 
 
@@ -276,6 +278,6 @@ def test_changes_carry_evidence_and_defaults_are_spelled_out(
     facts = ["--noise-scale", "700", "--critical-batch-size", "384", "--top-eigenvalue", "3", "--knee", "1000"]
     assert run(["transfer", str(tmp_path / "adam.toml"), "--batch-size", "512", *facts]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "for the same loss, each batch size at its best rate: steps x 0.411, examples x 1.65" in out
+    assert "for the same loss, each batch size at its best rate: steps x 0.418, examples x 1.67" in out
     assert "bends flat at a knee of 1000" in out
     assert "(weak evidence)" in out

@@ -35,8 +35,8 @@ class Expected(msgspec.Struct, frozen=True):
     examples_factor: Interval
 
 
-# How sharply steps to a loss bend from falling as 1/B to a floor: S ~ (1 + (B_c/B)^p)^(1/p). The hyperbola of McCandlish
-# et al. (2018) is p = 1; on the exact quadratic model, each batch size at its best constant rate, it is off by up to
+# How sharply steps to a loss bend from falling as 1/B to a floor: S ~ (1 + (B_c/B)^p)^(1/p). The hyperbola of
+# McCandlish et al. (2018) is p = 1; on the exact quadratic model, each batch size at its best constant rate, it is off by up to
 # 25 % near B_c, and p = 1.4 by 8 %, with momentum and without (`tests/test_price.py`).
 BEND = 1.4
 

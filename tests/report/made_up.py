@@ -10,7 +10,19 @@ from rebatch.report.paper.material import Material, Published, gather
 from rebatch.report.summary import summarize
 from rebatch.study.choosing import choose
 from rebatch.study.plan import Arm, Plan, make_plan
-from rebatch.study.probes import Escape, GradientErrors, Landscape, Parting, RandomWalk, SummedSteps
+from rebatch.study.probes import (
+    Bagging,
+    Cuts,
+    Escape,
+    GradientErrors,
+    KeptImages,
+    Landscape,
+    Parting,
+    QuadraticSteps,
+    RandomWalk,
+    StepTimes,
+    SummedSteps,
+)
 from rebatch.study.quantify import quantify
 from rebatch.study.store import Result, Store
 from rebatch.study.studies import STUDIES
@@ -126,6 +138,19 @@ def _result(plan: Plan, arm: Arm, seed: int, rows: Rows) -> Result:
     if isinstance(arm.probe, Escape):
         walked = 200.0 + 25.0 * math.log(arm.recipe.batch_size) + noise.random()
         return Result(status="done", steps=0, metrics={"left": 1.0, "steps": walked}, seconds=1.0)
+    if isinstance(arm.probe, QuadraticSteps):
+        least, critical = (300.0, 18_000.0) if arm.name.startswith("momentum") else (6000.0, 900.0)
+        walked = (least + 20.0 * noise.random()) * (
+            1.0 + (0.0 if arm.probe.exact else critical / arm.recipe.batch_size)
+        )
+        return Result(status="done", steps=0, metrics={"steps": walked, "lr": 1.0}, seconds=1.0)
+    if isinstance(arm.probe, Cuts | StepTimes | KeptImages):
+        return Result(status="done", steps=0, metrics=_hardware(arm.probe, noise), seconds=1.0)
+    if isinstance(arm.probe, Bagging):
+        shares = {"last": 1.0, "averaged": 0.9, "long": 0.95, "bootstrap": 1.3, "ensemble": 0.3}
+        scatter = {f"variance:{kind}": 0.1 * share * (1 + 0.1 * noise.random()) for kind, share in shares.items()}
+        hits = {f"accuracy:{kind}": 95.0 + noise.random() for kind in shares}
+        return Result(status="done", steps=0, metrics=scatter | hits, seconds=1.0)
     metrics = {"slope": 2.0, "relative": 0.1, "tail_weight": 1.6, "growth": 0.3, "growth_orders": 0.2} | {
         "distance": 1.8 + 0.1 * noise.random(),
         "distance_orders": 2.0,
@@ -153,6 +178,22 @@ def _gradient_errors(probe: GradientErrors, noise: random.Random) -> dict[str, f
             numbers |= {f"{name}_expected": 0.5 - 0.4 * place, name: 0.5 - 0.4 * place + noise.gauss(0, 0.01)}
         found |= {f"{name}@{place:g}": value for name, value in numbers.items()}
     return found
+
+
+def _hardware(probe: Cuts | StepTimes | KeptImages, noise: random.Random) -> dict[str, float]:
+    """Cuts change nothing, a micro-batch takes 0.1 ms and 1 microsecond an example."""
+    match probe:
+        case Cuts(micro_batch_sizes=sizes):
+            accuracy = 97.0 + noise.random()
+            kinds = {"apart": 1e-14, "accuracy": accuracy, "kept": 1e4}
+            return {f"{kind}:{size}": value for kind, value in kinds.items() for size in sizes}
+        case StepTimes(pairs=pairs):
+            slower = 1.0 + 0.1 * noise.random()
+            times = {(size, micro): slower * (0.1 * size / micro + 0.001 * size) for size, micro in pairs}
+            found = {f"milliseconds:{size}:{micro}": value for (size, micro), value in times.items()}
+            return found | {"fixed": 0.1 * slower, "per_example": 0.001 * slower, "misfit": 0.01}
+        case KeptImages():
+            return {"images": 3.0, "numbers": 15_245_800.0, "kept_megabytes": 73.3, "kept_integer_megabytes": 12.2}
 
 
 def _forgetting(noise: random.Random) -> dict[str, float]:

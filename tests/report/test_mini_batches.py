@@ -1,13 +1,14 @@
-"""The numbers in the figures of `gradient-error` and `saddle-escape`."""
+"""The numbers in the figures of the studies on mini-batches."""
 
 import math
 from pathlib import Path
 
 import pytest
 
-from rebatch.report.paper import gradient_error, saddle_escape
+from rebatch.report.paper import bagging, gradient_error, hardware_batch, quadratic_model, saddle_escape
 from rebatch.report.paper.draw import svg
 from rebatch.statistics import mean_interval
+from rebatch.study.studies.mini_batches.quadratic_model import SIZES
 from report.made_up import made_up
 
 
@@ -53,3 +54,41 @@ def test_steps_stand_over_the_batch_beside_a_line_of_the_law_s_slope(tmp_path: P
     assert line[1] - line[0] == pytest.approx(25.0 * math.log(4))
     assert sum(line) == pytest.approx(sum(found.estimates))  # through the middle of the points
     assert saddle_escape.steps(material, "saddle", (5,)) is None
+
+
+def test_steps_stand_over_the_batch_and_time_is_that_of_a_machine(tmp_path: Path) -> None:
+    material = made_up("quadratic-model", tmp_path)
+    found = quadratic_model.course(material, "steps", "sgd")
+    assert found is not None
+    assert (found.n, found.sizes) == (3, SIZES)
+    assert found.estimates[0] == pytest.approx(901 * 6000, rel=0.01)
+    examples = quadratic_model.course(material, "examples", "momentum")
+    assert examples is not None
+    assert examples.estimates[3] == pytest.approx(64 * 300 * (1 + 18_000 / 64), rel=0.1)
+    times = quadratic_model.times(found, 1024)
+    assert times[0] == pytest.approx(found.estimates[0] * 1025 / (found.estimates[5] * 2048))  # best at 1,024
+    assert min(times) == times[5] == 1.0
+    assert quadratic_model.course(material, "steps", "nothing") is None
+
+
+def test_times_of_an_example_are_those_of_a_step_over_its_batch(tmp_path: Path) -> None:
+    material = made_up("hardware-batch", tmp_path)
+    found = hardware_batch.example_times(material, 128)
+    assert found is not None
+    assert (found.n, found.sizes) == (3, (8, 32, 128))
+    steps = material.quantity("milliseconds:128:8")
+    assert steps is not None
+    assert found.means[0].estimate == pytest.approx(1e3 * steps.estimate / 128)
+    seen = hardware_batch.accuracies(material, 32)
+    assert seen is not None
+    assert seen.sizes == (5, 8, 24, 32)
+    line = hardware_batch.step_times(material)
+    assert line is not None
+    assert line.sizes == (1, 4, 16, 64, 256, 1024)
+    assert line.estimates[-1] > 10 * line.estimates[0]
+
+
+def test_each_kind_of_predictor_has_the_variance_of_its_arm(tmp_path: Path) -> None:
+    found = bagging.by_kind(made_up("bagging", tmp_path), "variance", "constant_rate")
+    assert list(found) == ["last", "averaged", "long", "bootstrap", "ensemble"]
+    assert found["ensemble"].estimate == pytest.approx(0.3 * found["last"].estimate, rel=0.15)

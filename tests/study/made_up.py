@@ -8,20 +8,26 @@ from rebatch.batching import examples_seen, measured_steps, total_steps
 from rebatch.recipe import Epochs, Recipe, Sgd
 from rebatch.study.plan import Arm, Plan
 from rebatch.study.probes import (
+    Bagging,
+    Cuts,
     EpochCorrelation,
     Escape,
     GradientErrors,
     Increments,
+    KeptImages,
     Landscape,
     PartialTail,
     Parting,
     Probe,
+    QuadraticSteps,
     RandomWalk,
     StepTime,
+    StepTimes,
     SummedSteps,
     Throughput,
 )
 from rebatch.study.records import FinishedRun, Rows, SeedRuns
+from rebatch.study.studies.mini_batches.bagging import KINDS
 from study.made_up_sweep import sweep_metrics
 
 RECIPE = Recipe(batch_size=32, optimizer=Sgd(lr=0.1), budget=Epochs(1))
@@ -94,6 +100,16 @@ def probe_metrics(probe: Probe) -> dict[str, float]:
             names = ["growth", "growth_orders", "distance", "distance_orders"]
         case Escape():
             names = ["left", "steps"]
+        case QuadraticSteps(exact=exact):
+            return {"steps": 1.0 if exact else 2.0, "lr": 0.1}  # any batch takes more than the exact gradient
+        case Cuts(micro_batch_sizes=sizes):
+            names = [f"{kind}:{size}" for size in sizes for kind in ("apart", "accuracy", "kept")]
+        case StepTimes(pairs=pairs):
+            names = [*(f"milliseconds:{size}:{micro}" for size, micro in pairs), "fixed", "per_example", "misfit"]
+        case Bagging():
+            names = [f"{name}:{kind}" for name in ("variance", "accuracy") for kind in KINDS]
+        case KeptImages():
+            names = ["images", "numbers", "kept_megabytes", "kept_integer_megabytes"]
         case GradientErrors(after=after, batch_sizes=sizes):
             kinds = ["noise_scale", "gradient_norm", *(GRADIENT_ERRORS if sizes else ()), *COSINES, "epoch"]
             kinds += [f"relative_error:{size}" for size in sizes]

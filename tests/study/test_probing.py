@@ -19,17 +19,21 @@ from rebatch.measure.increments import Gradient, Setting, covariance_trace, mean
 from rebatch.measure.landscape import fit_alpha, landscape, spread, taylor_line, taylor_ratio
 from rebatch.measure.random_walk import exponent, fractional_potential, mean_square_distance
 from rebatch.nn import convert_ghost_batch_norm
-from rebatch.recipe import Noise, Recipe
+from rebatch.recipe import Epochs, Noise, Recipe
 from rebatch.study import frozen, probing
 from rebatch.study.execute import execute
 from rebatch.study.plan import RunSpec
 from rebatch.study.probes import (
+    Bagging,
+    Cuts,
     EpochCorrelation,
     Escape,
     GradientErrors,
     Increments,
+    KeptImages,
     Landscape,
     Probe,
+    QuadraticSteps,
     RandomWalk,
     StepTime,
 )
@@ -44,6 +48,7 @@ from study.made_up import probe_metrics
 DIGITS = TASKS["digits/mlp"]
 SEED = 3
 GHOSTS = DIGITS.recipe.replace(batch_size=64, ghost_batch_size=16, noise=Noise(multiplicative=0.5))
+GHOSTLESS = DIGITS.recipe.replace(batch_size=64, budget=Epochs(1))
 
 LANDSCAPE = Landscape(draws=40, ranges=((0.0, 1.0), (1.0, 10.0)), examples=61)
 WALK = RandomWalk(alpha=1.0, scale=2.0, sites=2001, walkers=3, log_times=(2.0, 8.0), points=4)
@@ -64,6 +69,10 @@ PROBES: dict[str, tuple[Probe, Recipe, Task]] = {
         DIGITS.recipe,
         DIGITS,
     ),
+    "quadratic_steps": (QuadraticSteps(coordinates=50), SIMULATION.recipe, SIMULATION),
+    "kept images": (KeptImages(most_images=10**6), SIMULATION.recipe, SIMULATION),
+    "cuts": (Cuts(micro_batch_sizes=(5, 64)), GHOSTLESS, TASKS["digits/mlp-plain"]),
+    "bagging": (Bagging(repetitions=2, models=2, decay=0.5), GHOSTLESS, TASKS["digits/mlp-plain"]),
     "escape": (Escape(surface="saddle", walkers=3, most=999, noise=4.0), SIMULATION.recipe, SIMULATION),
     "plain": (RandomWalk(alpha=None, sites=201, walkers=2, log_times=(1.0, 4.0)), SIMULATION.recipe, SIMULATION),
 }

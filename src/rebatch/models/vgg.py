@@ -25,3 +25,21 @@ def vgg() -> nn.Sequential:
         layers.append(nn.MaxPool2d(2))
     head = (nn.Linear(width_in, 512, bias=False), nn.BatchNorm1d(512), nn.ReLU(), nn.Dropout(0.5))
     return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.5), *head, nn.Linear(512, 10))
+
+
+def vgg16() -> nn.Sequential:
+    """VGG-16 for 224 x 224 images and 1,000 classes, configuration D of Simonyan and Zisserman (2014, arXiv 1409.1556).
+
+    138,357,544 parameters; no batch norm, as it was. ReLUs work in place, as in torchvision.
+    """
+    layers: list[nn.Module] = []
+    width_in = 3
+    for widths in STAGES:
+        for width in widths:
+            layers += [nn.Conv2d(width_in, width, 3, padding=1), nn.ReLU(inplace=True)]
+            width_in = width
+        layers.append(nn.MaxPool2d(2))
+    layers.append(nn.Flatten())
+    for numbers in (width_in * 7 * 7, 4096):
+        layers += [nn.Linear(numbers, 4096), nn.ReLU(inplace=True), nn.Dropout()]
+    return nn.Sequential(*layers, nn.Linear(4096, 1000))

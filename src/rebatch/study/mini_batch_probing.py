@@ -1,4 +1,4 @@
-"""What the probes of the studies on mini-batches do: errors of batches' gradients along a run, escapes of walkers."""
+"""What the probes of the studies on mini-batches do: errors of gradients along a run, walkers, a model."""
 
 import math
 from dataclasses import replace
@@ -23,9 +23,11 @@ from rebatch.measure.gradient_error import (
     sample_square_errors,
 )
 from rebatch.measure.increments import Gradient
+from rebatch.quadratic import best_lr, harmonic
+from rebatch.recipe import Sgd
 from rebatch.study.frozen import Frozen, along, gradient_of, per_example_gradients
 from rebatch.study.plan import RunSpec
-from rebatch.study.probes import Escape, GradientErrors
+from rebatch.study.probes import Escape, GradientErrors, QuadraticSteps
 from rebatch.study.splits import splits_of
 from rebatch.tasks.task import Task
 
@@ -69,6 +71,17 @@ def escape(spec: RunSpec, _: Task, __: Path | None) -> Measured:
     )
     left = np.isfinite(steps)
     return [], {"left": float(left.mean())} | ({"steps": float(steps.mean())} if left.all() else {})
+
+
+def quadratic_steps(spec: RunSpec, _: Task, __: Path | None) -> Measured:
+    """The best rate and its steps; the start is the same for all batch sizes and momenta of a seed."""
+    wanted, optimizer = spec.probe, spec.recipe.optimizer
+    assert isinstance(wanted, QuadraticSteps)
+    assert isinstance(optimizer, Sgd)
+    start = draws.generator(spec.seed, "quadratic start").standard_normal(wanted.coordinates) ** 2
+    batch_size = math.inf if wanted.exact else spec.recipe.batch_size
+    best = best_lr(harmonic(wanted.coordinates, start), batch_size, optimizer.momentum, target=wanted.target)
+    return [], {"steps": best.steps, "lr": best.lr}
 
 
 def _measured(spec: RunSpec, wanted: GradientErrors, data: Splits, frozen: Frozen) -> dict[str, float]:

@@ -164,6 +164,70 @@ class Escape(_Probe, frozen=True, tag="escape"):
     spread: float = 0.0
 
 
+class QuadraticSteps(_Probe, frozen=True, tag="quadratic_steps"):
+    """Steps to a loss in the noisy quadratic model (Zhang et al., 2019), for the arm's batch size and momentum.
+
+    The rate is the best one, whatever the arm's recipe says, and the start theta_i ~ N(0, 1) is the seed's.
+
+    Attributes:
+        coordinates: of curvatures 1, 1/2, 1/3, ...
+        target: the loss that is to be reached.
+        exact: without noise, as if the batch had no end.
+    """
+
+    coordinates: int = 10_000
+    target: float = 0.01
+    exact: bool = False
+
+
+class Cuts(_Probe, frozen=True, tag="cuts"):
+    """One training by the arm's recipe in float64, again and again, its steps cut into micro-batches of each size.
+
+    Attributes:
+        micro_batch_sizes: beside the batch size itself, the uncut one; plain batch norm sees micro-batches.
+    """
+
+    micro_batch_sizes: tuple[int, ...]
+
+
+class StepTimes(_Probe, frozen=True, tag="step_times"):
+    """Time of a training step by (batch size, micro-batch size), interleaved in one process, whose own time it is.
+
+    Attributes:
+        pairs: at least two of them uncut.
+        examples: about so many are trained on in each round at each pair.
+        rounds: at least six.
+    """
+
+    pairs: tuple[tuple[int, int], ...]
+    examples: int = 1024
+    rounds: int = 9
+
+
+class KeptImages(_Probe, frozen=True, tag="kept_images"):
+    """What VGG-16 puts out for an image of 224 x 224, and what torch keeps of it for the way back.
+
+    Attributes:
+        most_images: the seed draws from 1 to so many.
+    """
+
+    most_images: int = 64
+
+
+class Bagging(_Probe, frozen=True, tag="bagging"):
+    """How far predictions on the test set scatter: of runs by the arm's recipe, of averages, of bagged ensembles.
+
+    Attributes:
+        repetitions: at least two, each on another half of the training set.
+        models: of an ensemble, each trained on a sample with replacement.
+        decay: per step, of the average of the weights.
+    """
+
+    repetitions: int
+    models: int
+    decay: float
+
+
 Probe = (
     Landscape
     | RandomWalk
@@ -176,4 +240,9 @@ Probe = (
     | Parting
     | GradientErrors
     | Escape
+    | QuadraticSteps
+    | Cuts
+    | StepTimes
+    | KeptImages
+    | Bagging
 )

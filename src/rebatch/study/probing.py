@@ -21,20 +21,27 @@ from rebatch.measure.landscape import fit_alpha, landscape, spread, taylor_line,
 from rebatch.measure.random_walk import exponent, flat_potential, fractional_potential, mean_square_distance
 from rebatch.nn import convert_ghost_batch_norm
 from rebatch.recipe import Steps
+from rebatch.study.bagging_probing import bagging
 from rebatch.study.frozen import along, gradient_of
-from rebatch.study.mini_batch_probing import escape, gradient_errors
+from rebatch.study.hardware_probing import cuts, kept_images, step_times
+from rebatch.study.mini_batch_probing import escape, gradient_errors, quadratic_steps
 from rebatch.study.page_probing import partial_tail, parting, summed_steps
 from rebatch.study.plan import RunSpec
 from rebatch.study.probes import (
+    Bagging,
+    Cuts,
     EpochCorrelation,
     Escape,
     GradientErrors,
     Increments,
+    KeptImages,
     Landscape,
     PartialTail,
     Parting,
+    QuadraticSteps,
     RandomWalk,
     StepTime,
+    StepTimes,
     SummedSteps,
     Throughput,
 )
@@ -194,6 +201,11 @@ _PROBES: dict[type, Callable[[RunSpec, Task, Path | None], Measured]] = {
     Parting: parting,
     GradientErrors: gradient_errors,
     Escape: escape,
+    QuadraticSteps: quadratic_steps,
+    Cuts: cuts,
+    StepTimes: step_times,
+    KeptImages: kept_images,
+    Bagging: bagging,
 }
 
 

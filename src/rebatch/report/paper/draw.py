@@ -4,11 +4,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rebatch.report.paper import (
+    bagging,
     courses,
     diffusion,
     distance,
     gap,
     gradient_error,
+    hardware_batch,
     increments,
     landscape,
     momentum_reset,
@@ -16,6 +18,7 @@ from rebatch.report.paper import (
     page_forgetting,
     page_sums,
     page_sweep,
+    quadratic_model,
     saddle_escape,
     walk,
 )
@@ -43,6 +46,9 @@ FIGURES: "dict[str, Callable[[Material], Figure | None]]" = {
     "page-sums": page_sums.figure,
     "gradient-error": gradient_error.figure,
     "saddle-escape": saddle_escape.figure,
+    "quadratic-model": quadratic_model.figure,
+    "hardware-batch": hardware_batch.figure,
+    "bagging": bagging.figure,
 }
 
 

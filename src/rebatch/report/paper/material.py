@@ -1,6 +1,7 @@
 """What every figure is made of: the plan, its summary, the finished runs with their rows, and published curves."""
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,20 @@ class Published:
     batch_size: int
     steps: tuple[float, ...]
     distances: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """A quantity by batch size: means over `n` seeds."""
+
+    n: int
+    sizes: tuple[int, ...]
+    means: tuple[Interval, ...]
+
+    @property
+    def estimates(self) -> list[float]:
+        """The means themselves."""
+        return [mean.estimate for mean in self.means]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +65,15 @@ class Material:
         """A quantity's mean over seeds with its 95 % interval."""
         found = next((each for each in self.summary.quantities if each.name == name), None)
         return None if found is None else Interval(found.mean, found.low, found.high)
+
+    def course(self, names: Mapping[int, str]) -> Course | None:
+        """The quantities of these names, by batch size, those that are there; `None` where none is."""
+        known = {each.name: each for each in self.summary.quantities}
+        found = {size: known[name] for size, name in names.items() if name in known}
+        if not found:
+            return None
+        means = tuple(Interval(each.mean, each.low, each.high) for each in found.values())
+        return Course(n=max(len(each.values) for each in found.values()), sizes=tuple(found), means=means)
 
 
 def gather(plan: Plan, store: Store, summary: StudySummary, published: tuple[Published, ...] = ()) -> Material:

@@ -1,7 +1,6 @@
 """`saddle-escape`: steps to leave saddles over the batch, and a well over Kramers' exponent and at one rate/batch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +16,7 @@ from rebatch.report.paper.canvas import (
     panels,
     plain_ticks,
 )
-from rebatch.report.paper.material import Material
+from rebatch.report.paper.material import Course, Material
 from rebatch.statistics import Interval
 from rebatch.study.studies.mini_batches.saddle_escape import (
     FULL,
@@ -42,31 +41,12 @@ NAMES = {"saddle": "x²/2 - y²/2 + y⁴/4", "sphere": "-Σ u⁴ on the sphere"}
 DASHED = (0, (4, 2))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Steps:
-    """Mean steps to leave by batch size: means over `n` seeds."""
-
-    n: int
-    sizes: tuple[int, ...]
-    means: tuple[Interval, ...]
-
-    @property
-    def estimates(self) -> list[float]:
-        """The means themselves."""
-        return [mean.estimate for mean in self.means]
+def steps(material: Material, surface: str, sizes: Sequence[int]) -> Course | None:
+    """The steps to leave at those of `sizes` that have run; `None` where none has."""
+    return material.course({size: f"steps:{surface}:{size}" for size in sizes})
 
 
-def steps(material: Material, surface: str, sizes: Sequence[int]) -> Steps | None:
-    """The steps at those of `sizes` that have run; `None` where none has."""
-    known = {each.name: each for each in material.summary.quantities}
-    found = {size: known[name] for size in sizes if (name := f"steps:{surface}:{size}") in known}
-    if not found:
-        return None
-    means = tuple(Interval(each.mean, each.low, each.high) for each in found.values())
-    return Steps(n=max(len(each.values) for each in found.values()), sizes=tuple(found), means=means)
-
-
-def law(found: Steps, slope: float) -> list[float]:
+def law(found: Course, slope: float) -> list[float]:
     """A line of the law's slope in ln B through the middle of the points."""
     logs = np.log(found.sizes)
     return [float(np.mean(found.estimates) + slope * at) for at in logs - logs.mean()]
@@ -74,7 +54,7 @@ def law(found: Steps, slope: float) -> list[float]:
 
 def figure(material: Material) -> "Figure | None":
     """Saddles, the well at one rate, the well at one rate over batch."""
-    saddles: dict[str, Steps | None] = {surface: steps(material, surface, SADDLE_BATCHES) for surface in SADDLES}
+    saddles: dict[str, Course | None] = {surface: steps(material, surface, SADDLE_BATCHES) for surface in SADDLES}
     well, linear = (steps(material, WELL, sizes) for sizes in (WELL_BATCHES, tuple(LINEAR)))
     if well is None and linear is None and not any(saddles.values()):
         return None
@@ -92,7 +72,7 @@ def figure(material: Material) -> "Figure | None":
     return whole
 
 
-def _draw_saddles(axes: "Axes", material: Material, saddles: "Mapping[str, Steps | None]") -> None:
+def _draw_saddles(axes: "Axes", material: Material, saddles: "Mapping[str, Course | None]") -> None:
     for at, (surface, found) in enumerate(saddles.items()):
         if found is None:
             continue
@@ -122,7 +102,7 @@ def _draw_exact(axes: "Axes", material: Material) -> None:
         axes.annotate(words, (0.02, 0.02), xycoords="axes fraction", fontsize=8, color=QUIET)
 
 
-def _draw_well(axes: "Axes", material: Material, found: Steps) -> None:
+def _draw_well(axes: "Axes", material: Material, found: Course) -> None:
     heights = [kramers_exponent(size, WELL_LR, WELL_NOISE) for size in found.sizes]
     fitted = material.quantity(f"slope:{WELL}")
     fit = "" if fitted is None else f"\nslope {interval_words(fitted)}, law 1"
@@ -138,7 +118,7 @@ def _draw_well(axes: "Axes", material: Material, found: Steps) -> None:
     axes.legend(loc="upper left")
 
 
-def _draw_examples(axes: "Axes", many: "Mapping[str, Steps | None]") -> None:
+def _draw_examples(axes: "Axes", many: "Mapping[str, Course | None]") -> None:
     for at, (name, found) in enumerate(many.items()):
         if found is None:
             continue
@@ -146,7 +126,7 @@ def _draw_examples(axes: "Axes", many: "Mapping[str, Steps | None]") -> None:
             Interval(*(size * bound / 1000 for bound in (mean.estimate, mean.low, mean.high)))
             for size, mean in zip(found.sizes, found.means, strict=True)
         ]
-        examples = Steps(n=found.n, sizes=found.sizes, means=tuple(scaled))
+        examples = Course(n=found.n, sizes=found.sizes, means=tuple(scaled))
         _points(axes, found.sizes, examples, at, f"{name} (n = {found.n})")
     axes.set(xscale="log", yscale="log", xlabel="batch size B (log scale)", title="the same: one rate, one rate/batch")
     axes.set_ylabel("thousand examples to leave (log scale)")
@@ -155,7 +135,7 @@ def _draw_examples(axes: "Axes", many: "Mapping[str, Steps | None]") -> None:
     axes.legend(loc="upper left")
 
 
-def _points(axes: "Axes", x: Sequence[float], found: Steps, at: int, label: str) -> None:
+def _points(axes: "Axes", x: Sequence[float], found: Course, at: int, label: str) -> None:
     band(axes, x, found.means, color(at))
     marker = MARKERS[at % len(MARKERS)]
     axes.plot(x, found.estimates, marker=marker, linestyle="none", markersize=5, color=color(at), label=label)

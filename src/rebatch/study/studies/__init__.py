@@ -17,7 +17,10 @@ from rebatch.study.studies.hoffer_2017.random_walk import RANDOM_WALK
 from rebatch.study.studies.hoffer_2017.regime import REGIME
 from rebatch.study.studies.hoffer_2017.schedule import SCHEDULE
 from rebatch.study.studies.hoffer_2017.updates import UPDATES
+from rebatch.study.studies.mini_batches.bagging import BAGGING
 from rebatch.study.studies.mini_batches.gradient_error import GRADIENT_ERROR
+from rebatch.study.studies.mini_batches.hardware_batch import HARDWARE_BATCH
+from rebatch.study.studies.mini_batches.quadratic_model import QUADRATIC_MODEL
 from rebatch.study.studies.mini_batches.saddle_escape import SADDLE_ESCAPE
 from rebatch.study.studies.page_2018.batch import BATCH
 from rebatch.study.studies.page_2018.forgetting import FORGETTING
@@ -51,5 +54,8 @@ STUDIES: dict[str, Study] = {
         GRADIENT_ERROR,
         SADDLE_ESCAPE,
         CLOSE_GAP,
+        QUADRATIC_MODEL,
+        HARDWARE_BATCH,
+        BAGGING,
     )
 }
