@@ -36,8 +36,8 @@ class Expected(msgspec.Struct, frozen=True):
 
 
 # How sharply steps to a loss bend from falling as 1/B to a floor: S ~ (1 + (B_c/B)^p)^(1/p). The hyperbola of
-# McCandlish et al. (2018) is p = 1; on the exact quadratic model, each batch size at its best constant rate, it is off by up to
-# 25 % near B_c, and p = 1.4 by 8 %, with momentum and without (`tests/test_price.py`).
+# McCandlish et al. (2018) is p = 1; on the exact quadratic model, each batch size at its best constant rate, it is off
+# by up to 25 % near B_c, and p = 1.4 by 8 %, with momentum and without (`tests/test_price.py`).
 BEND = 1.4
 
 
@@ -49,7 +49,7 @@ def expected(batch_size: int, new: int, critical: Interval) -> Expected:
 
     >>> known = Interval(300.0, 100.0, 900.0)
     >>> round(expected(100, 400, known).examples_factor.estimate, 3)
-    1.646
+    1.673
     """
     factors = [examples_factor(batch_size, new, each) for each in (critical.estimate, critical.low, critical.high)]
     examples = Interval(factors[0], min(factors), max(factors))
