@@ -23,7 +23,7 @@ from rebatch.study.studies.hoffer_2017 import (
     regime,
 )
 from rebatch.study.studies.hoffer_2017.common import GBN, LARGE, LR, SMALL
-from rebatch.study.studies.mini_batches import gradient_error, saddle_escape
+from rebatch.study.studies.mini_batches import bagging, gradient_error, hardware_batch, quadratic_model, saddle_escape
 from rebatch.study.studies.page_2018 import batch, forgetting, summed, sweep
 from rebatch.study.studies.rebatch import close_gap
 from study.made_up import RECIPE, reached, run
@@ -48,6 +48,9 @@ HAND_COMPUTED = {
     gradient_error.GRADIENT_ERROR,  # in test_mini_batches.py
     saddle_escape.SADDLE_ESCAPE,  # in test_mini_batches.py
     close_gap.CLOSE_GAP,  # in test_close_gap.py
+    quadratic_model.QUADRATIC_MODEL,  # in test_quadratic_model.py
+    hardware_batch.HARDWARE_BATCH,  # in test_hardware_batch.py
+    bagging.BAGGING,  # in test_bagging.py
 }
 
 
