@@ -228,12 +228,8 @@ class Tap:
         for observer in wanting:
             observer.call(call)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Tap":
-        """Hooks are copied with a model (an average, a branch): the copy's see that it is another, and no more."""
-        return self
-
     def __reduce__(self) -> tuple[Any, ...]:
-        """A model that is saved whole comes back unwatched."""
+        """A model that is copied (an average, a branch) or saved whole comes back unwatched: its hooks see nothing."""
         return _closed_tap, ()
 
     def _sees(self, module: nn.Module) -> bool:
