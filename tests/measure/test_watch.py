@@ -449,8 +449,8 @@ def test_copies_of_a_watched_model_are_not_watched(tmp_path: Any) -> None:
     for _ in range(2):
         optimizer.zero_grad()
         for start in (0, 4):
-            backward(loss_of(average, start, start + 4))
-            backward(loss_of(loaded, start, start + 4))
+            for other in (average, loaded):  # sizes that a watched model would refuse in one backward pass
+                backward(loss_of(other, start, start + 1) + loss_of(other, start + 1, start + 4))
             backward(loss_of(model, start, start + 4) / 2)
         watch.step()
     assert watch.summary()["noise_scale"].steps == 2  # type: ignore[attr-defined]
