@@ -442,18 +442,27 @@ def test_a_step_that_was_thrown_away_is_not_measured() -> None:
 def test_copies_of_a_watched_model_are_not_watched(tmp_path: Any) -> None:
     model = toy_model(norm=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    watch = rebatch.watch(model, optimizer, batch_size=8, measure=[NoiseScale()])
+    watch = rebatch.watch(model, optimizer, batch_size=8, measure=[NoiseScale()], size_of=_seen)
     average = copy.deepcopy(model)
     torch.save(model, tmp_path / "model.pt")
     loaded = torch.load(tmp_path / "model.pt", weights_only=False)
     for _ in range(2):
         optimizer.zero_grad()
         for start in (0, 4):
-            for other in (average, loaded):  # sizes that a watched model would refuse in one backward pass
-                backward(loss_of(other, start, start + 1) + loss_of(other, start + 1, start + 4))
+            backward(loss_of(average, start, start + 4))
+            backward(loss_of(loaded, start, start + 4))
             backward(loss_of(model, start, start + 4) / 2)
         watch.step()
     assert watch.summary()["noise_scale"].steps == 2  # type: ignore[attr-defined]
+    assert len(SEEN) == 4  # calls of the model itself; what looks at a copy's would keep each of them
+
+
+SEEN: list[int] = []
+
+
+def _seen(args: tuple[Any, ...], _: Any) -> int:
+    SEEN.append(len(args[0]))
+    return SEEN[-1]
 
 
 def test_steps_of_one_piece_are_measured_again_after_one_of_several() -> None:
