@@ -41,7 +41,7 @@ def weights(*sizes: int) -> list[Tensor]:
     return [torch.zeros(size, requires_grad=True) for size in sizes]
 
 
-def two_groups(**numbers: float) -> list[dict[str, Any]]:
+def two_groups(**numbers: Any) -> list[dict[str, Any]]:
     """A large group and a small one, which has `numbers` of its own."""
     large, small = weights(7, 3)
     return [{"params": [small], **numbers}, {"params": [large]}]
@@ -274,7 +274,7 @@ REFUSED: dict[str, tuple[Callable[[], torch.optim.Optimizer], str]] = {
     "betas": (
         lambda: torch.optim.AdamW(two_groups(betas=(0.5, 0.6)), lr=0.01),
         "got betas .*give all groups one betas",
-    ),  # type: ignore[arg-type]
+    ),
 }
 
 
