@@ -156,6 +156,10 @@ LIVE: dict[str, tuple[Make, Schedule]] = {
         lambda o: warmed(o, schedulers.CosineAnnealingLR(o, TOTAL - 6), 0.01),
         Cosine(warmup=0.2),
     ),
+    "warm-up, cosine to a tenth": (
+        lambda o: warmed(o, schedulers.CosineAnnealingLR(o, TOTAL - 6, eta_min=0.02), 0.01),
+        Cosine(warmup=0.2, final=0.1),
+    ),
     "warm-up, steps": (
         lambda o: warmed(o, schedulers.MultiStepLR(o, [12]), 1e-3),
         MultiStep(milestones=(0.6,), warmup=0.2),
@@ -202,8 +206,9 @@ def test_a_scheduler_stepped_after_every_epoch_is_stairs() -> None:
         scheduler.step()
 
 
+@pytest.mark.parametrize("when", [3, 11])  # before and after the end of a warm-up
 @pytest.mark.parametrize("make", [make for make, _ in LIVE.values()], ids=LIVE)
-def test_a_scheduler_goes_on_from_the_applied_rate(make: Make) -> None:
+def test_a_scheduler_goes_on_from_the_applied_rate(make: Make, when: int) -> None:
     # A twin that had the rate from the start.
     optimizer, twin = torch.optim.SGD(weights(3), lr=0.2), torch.optim.SGD(weights(3), lr=0.6)
     scheduler = make(optimizer)
@@ -212,13 +217,13 @@ def test_a_scheduler_goes_on_from_the_applied_rate(make: Make) -> None:
         if isinstance(part, schedulers.CosineAnnealingLR):
             part.eta_min *= 3
     for step in range(TOTAL):
-        if step == 11:
+        if step == when:
             found = recipe_of(optimizer, batch_size=5, budget=Steps(TOTAL), scheduler=scheduler)
             apply_recipe(found.with_lr(0.6), optimizer, scheduler)
             again = recipe_of(optimizer, batch_size=5, budget=Steps(TOTAL), scheduler=scheduler)
             assert again.optimizer == Sgd(lr=0.6)
             assert_near(again.schedule, found.schedule)
-        if step >= 11:
+        if step >= when:
             rate = twin.param_groups[0]["lr"]
             assert optimizer.param_groups[0]["lr"] == pytest.approx(rate, rel=1e-9, abs=1e-12)
             assert scheduler.get_last_lr() == pytest.approx([rate], rel=1e-9, abs=1e-12)
@@ -248,6 +253,10 @@ def test_a_schedule_goes_on_in_the_middle_of_a_run_of_other_steps() -> None:
 def test_a_curve_that_no_schedule_has_is_not_fitted() -> None:
     assert fitted([1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125]) is None
     assert fitted([1.0]) == Constant()
+    nearly = [lr_factor(Cosine(), step / 30) for step in range(30)]
+    assert fitted(nearly) == Cosine()
+    nearly[17] += 1e-6
+    assert fitted(nearly) is None
 
 
 def adam(**options: Any) -> torch.optim.Optimizer:
