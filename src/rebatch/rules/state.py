@@ -6,7 +6,8 @@ E g^2 = G^2 + sigma^2/B, which a larger batch divides by the gain (1 + B_n/B)/(1
 
 * SGD's momentum buffer sums gradients, mu^k of one k steps old: its mean is G/(1 - mu), so x s (1 - mu)/(1 - mu'), and
   as it is for an averaged loss and the same mu. Where it sums steps (`lr_in_buffer`), x lr'/lr besides. The noise in it
-  is that of the old batch and dies out within 1/(1 - mu) steps; no factor would mend it and leave the mean.
+  is that of the old batch and dies out within 1/(1 - mu) steps; no factor would mend it and leave the mean. Toward a
+  larger batch and rate this is one long noisy step, which shows in the loss for a while (docs/live.md).
 * Adam's first moment: mean G, so x s. Its second moment: x s^2 / gain, and without a noise scale x s^2 / kappa, as if
   noise dominated, which the square root rule and its equation take for granted too. One factor serves all coordinates,
   right for their sum: one that is all noise would want 1/kappa, one that is all signal 1.
