@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import rebatch
 from rebatch import build_optimizer, build_scheduler
 from rebatch.batch_growth import grow_batch
 from rebatch.batching import (
@@ -125,6 +126,10 @@ def test_the_rate_follows_the_examples_in_the_loop_and_in_torch_s_scheduler() ->
         optimizer.step()
         scheduler.step()
     assert rates == pytest.approx(large)
+    later = build_scheduler(recipe, build_optimizer(recipe, toy_model(norm=False)), examples=37, progress=0.7)
+    assert later.get_last_lr() == pytest.approx([0.01])
+    with pytest.raises(RequestError, match="goes with a batch_schedule, and an optimizer has one batch size"):
+        rebatch.recipe_of(optimizer, batch_size=5, budget=Epochs(3), scheduler=scheduler, examples=37)
 
 
 def test_a_transfer_multiplies_every_batch_and_same_steps_stay_the_same_steps() -> None:

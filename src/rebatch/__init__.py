@@ -15,6 +15,7 @@ from rebatch.transfer import transfer
 
 if TYPE_CHECKING:
     from rebatch import measure, nn, tasks
+    from rebatch.live import apply_recipe, carry_over, recipe_of
     from rebatch.measure.watch import watch
     from rebatch.optimizers import build_optimizer, build_scheduler
     from rebatch.training import train
@@ -36,12 +37,15 @@ __all__ = [
     "RunError",
     "Sgd",
     "Steps",
+    "apply_recipe",
     "build_optimizer",
     "build_scheduler",
+    "carry_over",
     "loads_recipe",
     "measure",
     "nn",
     "read_recipe",
+    "recipe_of",
     "tasks",
     "train",
     "transfer",
@@ -50,8 +54,11 @@ __all__ = [
 ]
 
 _LATER = {
+    "apply_recipe": "rebatch.live",
     "build_optimizer": "rebatch.optimizers",
     "build_scheduler": "rebatch.optimizers",
+    "carry_over": "rebatch.live",
+    "recipe_of": "rebatch.live",
     "train": "rebatch.training",
     "watch": "rebatch.measure.watch",
 }

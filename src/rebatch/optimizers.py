@@ -1,6 +1,7 @@
 """From a recipe to torch's optimizer and scheduler, for our loop and for a hand-written one."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 
-from rebatch.batching import progress, total_steps
+from rebatch.batching import progress as progress_at
+from rebatch.batching import total_steps
 from rebatch.errors import RequestError
 from rebatch.recipe import Adagrad, AdamW, Optimizer, Recipe, RmsProp, Sgd
-from rebatch.schedule import DistanceDrop, Plateau, lr_factor
+from rebatch.schedule import ROUNDING, DistanceDrop, Plateau, Schedule, lr_factor
 
 
 def parameter_groups(model: nn.Module, numbers: Optimizer) -> list[dict[str, Any]]:
@@ -36,11 +38,11 @@ def parameter_groups(model: nn.Module, numbers: Optimizer) -> list[dict[str, Any
     rate, decay = factor * numbers.lr, numbers.weight_decay / factor  # their product, the decay of a step, stays
     biases = [parameter for parameter in trained if parameter in chosen]
     others = [parameter for parameter in trained if parameter not in chosen]
-    return [{"params": others}, {"params": biases, "lr": rate, "weight_decay": decay, _FACTOR: factor}]
+    return [{"params": others}, {"params": biases, "lr": rate, "weight_decay": decay, LR_FACTOR: factor}]
 
 
 # In a group of torch's: its learning rate is so many times the recipe's.
-_FACTOR = "lr_factor"
+LR_FACTOR = "lr_factor"
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
@@ -60,8 +62,12 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
             return torch.optim.Adagrad(groups, lr=lr, eps=eps, weight_decay=decay)
 
 
-def build_scheduler(recipe: Recipe, optimizer: torch.optim.Optimizer, *, examples: int) -> LambdaLR:
+def build_scheduler(
+    recipe: Recipe, optimizer: torch.optim.Optimizer, *, examples: int, progress: float = 0.0
+) -> LambdaLR:
     """The recipe's schedule for a training set of `examples`: call `scheduler.step()` after each `optimizer.step()`.
+
+    In the middle of a run start at its `progress`, the fraction of the budget that is behind it.
 
     Raises:
         RequestError: the batch is larger than the training set, or the schedule listens to the run.
@@ -72,14 +78,29 @@ def build_scheduler(recipe: Recipe, optimizer: torch.optim.Optimizer, *, example
             f"schedule.type {kind!r} listens to the run, which a torch scheduler cannot; use rebatch.train, "
             "or a schedule that is a function of progress"
         )
-    total_steps(recipe, examples)  # refuses a batch that the data cannot fill
-    return LambdaLR(optimizer, lambda step: lr_factor(recipe.schedule, progress(step, examples, recipe)))
+    if not 0.0 <= progress < 1.0:
+        raise RequestError(f"progress is a fraction of the budget, 0 <= progress < 1, got {progress:g}")
+    total = total_steps(recipe, examples)
+    if not recipe.batch_schedule:
+        return LambdaLR(optimizer, partial(scheduled_factor, recipe.schedule, total, progress))
+    first = next(step for step in range(total + 1) if progress_at(step, examples, recipe) + ROUNDING >= progress)
+    return LambdaLR(optimizer, partial(growing_factor, recipe, examples, first))
+
+
+def scheduled_factor(schedule: Schedule, total: int, progress: float, step: int) -> float:
+    """The factor on the base rate `step` steps after `progress`, in a run of `total` steps."""
+    return lr_factor(schedule, min(progress + step / total, 1.0))
+
+
+def growing_factor(recipe: Recipe, examples: int, first: int, step: int) -> float:
+    """The same for a recipe with a batch schedule, whose progress is that of its examples, `step` after `first`."""
+    return lr_factor(recipe.schedule, progress_at(first + step, examples, recipe))
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the base learning rate: what our loop does in place of a scheduler, since it keeps no state."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group.get(_FACTOR, 1.0)
+        group["lr"] = lr * group.get(LR_FACTOR, 1.0)
 
 
 class PageSgd(torch.optim.Optimizer):

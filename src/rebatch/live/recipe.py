@@ -1,0 +1,128 @@
+"""A recipe read off a live torch optimizer and scheduler, and one applied to them."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+
+from rebatch.batching import steps_per_epoch, total_steps
+from rebatch.errors import RequestError
+from rebatch.live.numbers import base_group, base_lr, read_numbers, scaled, write_numbers
+from rebatch.live.schedules import schedule_of
+from rebatch.recipe import Budget, Recipe, Steps
+from rebatch.schedule import Constant, Schedule
+
+
+def recipe_of(
+    optimizer: torch.optim.Optimizer,
+    *,
+    batch_size: int,
+    budget: Budget,
+    scheduler: LRScheduler | None = None,
+    schedule: Schedule | None = None,
+    stepped: Literal["step", "epoch"] = "step",
+    examples: int | None = None,
+    **fields: Any,
+) -> Recipe:
+    """The recipe by which `optimizer` and `scheduler` train, at any moment of a run.
+
+    Reads `torch.optim`'s SGD, Adam without weight decay, AdamW, RMSprop and Adagrad, and schedulers that are a function
+    of the step (`rebatch.live.schedules`). Of several parameter groups the base rate is that of the largest, the
+    weight decay that of the largest that has any; `apply_recipe` keeps the others' ratios to them.
+
+    Args:
+        budget: how long the whole run lasts, not what is left of it.
+        schedule: instead of a scheduler, what the rate does over the run.
+        stepped: whether `scheduler.step()` is called after every step or after every epoch.
+        examples: size of the training set, to know the steps of a run whose budget is not in steps.
+        fields: other fields of the recipe, such as `max_grad_norm`, which no optimizer knows.
+
+    Raises:
+        RequestError: what no recipe can hold, by name, with the way out.
+
+    >>> import torch
+    >>> optimizer = torch.optim.SGD([torch.zeros(3, requires_grad=True)], lr=0.1, momentum=0.9)
+    >>> recipe_of(optimizer, batch_size=128, budget=Steps(100)).optimizer
+    Sgd(lr=0.1, momentum=0.9, nesterov=False, weight_decay=0.0, weight_decay_until=1.0, lr_in_buffer=False, \
+norm_bias_lr_factor=1.0)
+    """
+    _require_known_schedule(optimizer, scheduler, schedule)
+    recipe = Recipe(
+        batch_size=batch_size,
+        optimizer=read_numbers(optimizer),
+        budget=budget,
+        schedule=schedule or Constant(),
+        **fields,
+    )
+    if scheduler is None:
+        return recipe
+    per_call = 1 if stepped == "step" else steps_per_epoch(_require(examples), batch_size, recipe.last_batch)
+    return recipe.replace(schedule=schedule_of(scheduler, _total(recipe, examples), per_call))
+
+
+@torch.no_grad()
+def apply_recipe(recipe: Recipe, optimizer: torch.optim.Optimizer, scheduler: LRScheduler | None = None) -> None:
+    """Give a live optimizer the recipe's numbers, in place; every group keeps its ratio to the base numbers.
+
+    A group without weight decay stays so. A `scheduler` goes on where it is, from the new base rate; its shape and its
+    count of steps stay, so where a transfer changes the schedule or the number of steps build a new one,
+    `build_scheduler(recipe, optimizer, examples=N, progress=P)`, at the progress P of the run. What is in no optimizer
+    (batch size, clipping, ghosts) is the caller's. Applying the recipe that was just read changes nothing, bit for bit.
+
+    Raises:
+        RequestError: a recipe for another optimizer, or weight decay where no group says which shall decay.
+    """
+    _require_same(optimizer, scheduler)
+    old = base_lr(base_group(optimizer.param_groups))
+    write_numbers(recipe.optimizer, optimizer)
+    if scheduler is not None:
+        _rescale(scheduler, old, recipe.optimizer.lr)
+
+
+def _rescale(scheduler: LRScheduler, old: float, new: float) -> None:
+    """The base rates of a scheduler, and of those it is made of."""
+    for part in getattr(scheduler, "_schedulers", ()):
+        _rescale(part, old, new)
+    if hasattr(scheduler, "base_lrs"):
+        scheduler.base_lrs = [_scaled(rate, old, new) for rate in scheduler.base_lrs]
+    if isinstance(scheduler, CosineAnnealingLR):
+        scheduler.eta_min = _scaled(scheduler.eta_min, old, new)
+    if hasattr(scheduler, "_last_lr"):
+        scheduler._last_lr = [_scaled(rate, old, new) for rate in scheduler._last_lr]
+
+
+def _scaled(rate: float | Tensor, old: float, new: float) -> Any:
+    found = scaled(float(rate), old, new)
+    return torch.full_like(rate, found) if isinstance(rate, Tensor) else found
+
+
+def _require_known_schedule(
+    optimizer: torch.optim.Optimizer, scheduler: LRScheduler | None, schedule: Schedule | None
+) -> None:
+    _require_same(optimizer, scheduler)
+    if scheduler is not None and schedule is not None:
+        raise RequestError("scheduler and schedule are both given; pass one of them")
+    moved = [group for group in optimizer.param_groups if group.get("initial_lr", group["lr"]) != group["lr"]]
+    if moved and scheduler is None and schedule is None:
+        raise RequestError(
+            f"a scheduler moved the learning rate from {float(moved[0]['initial_lr']):g} to {float(moved[0]['lr']):g}; "
+            "pass it as scheduler=..., or what it does as schedule=..."
+        )
+
+
+def _require_same(optimizer: torch.optim.Optimizer, scheduler: LRScheduler | None) -> None:
+    if scheduler is not None and scheduler.optimizer is not optimizer:
+        raise RequestError("the scheduler belongs to another optimizer; pass the optimizer that it moves")
+
+
+def _total(recipe: Recipe, examples: int | None) -> int:
+    return recipe.budget.steps if isinstance(recipe.budget, Steps) else total_steps(recipe, _require(examples))
+
+
+def _require(examples: int | None) -> int:
+    if examples is None:
+        raise RequestError(
+            "a scheduler counts steps: give examples=N, the size of the training set, or a budget in steps"
+        )
+    return examples
