@@ -96,7 +96,12 @@ def test_every_public_name_exists_and_is_documented() -> None:
 
 @pytest.mark.parametrize(
     ("name", "source"),
-    [("reproducing-hoffer.md", "Hoffer"), ("reproducing-page.md", "Page"), ("why-mini-batches.md", "Mini-batches")],
+    [
+        ("reproducing-hoffer.md", "Hoffer"),
+        ("reproducing-page.md", "Page"),
+        ("why-mini-batches.md", "Mini-batches"),
+        ("closing-the-gap.md", "rebatch: closing the gap"),
+    ],
 )
 def test_the_claims_of_the_page_are_what_the_kept_results_say(name: str, source: str) -> None:
     """Mend with: rebatch study list --markdown --source hoffer (or mini-batches)."""

@@ -219,7 +219,7 @@ def _claims(size: _Size) -> tuple[Claim, ...]:
 CLOSE_GAP = Study(
     name="close-gap",
     title="How much of the large-batch gap closes without one extra example?",
-    source="rebatch",
+    source="rebatch: closing the gap",
     design=close_gap_design,
     quantities=quantities,
 )
