@@ -37,9 +37,11 @@ from rebatch.study.probes import (
     StepTime,
     SummedSteps,
     Throughput,
+    ToTarget,
 )
 from rebatch.study.splits import splits_of
 from rebatch.study.throughput import throughput
+from rebatch.study.to_target import to_target
 from rebatch.tasks.task import Task
 from rebatch.training import train
 
@@ -194,6 +196,7 @@ _PROBES: dict[type, Callable[[RunSpec, Task, Path | None], Measured]] = {
     Parting: parting,
     GradientErrors: gradient_errors,
     Escape: escape,
+    ToTarget: to_target,
 }
 
 

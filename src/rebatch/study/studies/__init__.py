@@ -19,6 +19,7 @@ from rebatch.study.studies.hoffer_2017.schedule import SCHEDULE
 from rebatch.study.studies.hoffer_2017.updates import UPDATES
 from rebatch.study.studies.mini_batches.gradient_error import GRADIENT_ERROR
 from rebatch.study.studies.mini_batches.saddle_escape import SADDLE_ESCAPE
+from rebatch.study.studies.mini_batches.small_batches import SMALL_BATCHES
 from rebatch.study.studies.page_2018.batch import BATCH
 from rebatch.study.studies.page_2018.forgetting import FORGETTING
 from rebatch.study.studies.page_2018.summed import SUMS
@@ -49,5 +50,6 @@ STUDIES: dict[str, Study] = {
         SUMS,
         GRADIENT_ERROR,
         SADDLE_ESCAPE,
+        SMALL_BATCHES,
     )
 }
