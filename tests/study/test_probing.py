@@ -32,6 +32,7 @@ from rebatch.study.probes import (
     Probe,
     RandomWalk,
     StepTime,
+    ToTarget,
 )
 from rebatch.study.probing import Measured, probe
 from rebatch.study.store import Result, RunFolder, Store
@@ -64,6 +65,7 @@ PROBES: dict[str, tuple[Probe, Recipe, Task]] = {
         DIGITS.recipe,
         DIGITS,
     ),
+    "to target": (ToTarget(target=1.5, most=60, tuning=1, measured=2), DIGITS.recipe, DIGITS),
     "escape": (Escape(surface="saddle", walkers=3, most=999, noise=4.0), SIMULATION.recipe, SIMULATION),
     "plain": (RandomWalk(alpha=None, sites=201, walkers=2, log_times=(1.0, 4.0)), SIMULATION.recipe, SIMULATION),
 }

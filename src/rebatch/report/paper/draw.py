@@ -17,6 +17,7 @@ from rebatch.report.paper import (
     page_sums,
     page_sweep,
     saddle_escape,
+    small_batches,
     walk,
 )
 from rebatch.report.paper.canvas import style, svg_bytes
@@ -43,6 +44,7 @@ FIGURES: "dict[str, Callable[[Material], Figure | None]]" = {
     "page-sums": page_sums.figure,
     "gradient-error": gradient_error.figure,
     "saddle-escape": saddle_escape.figure,
+    "small-batches": small_batches.figure,
 }
 
 

@@ -7,34 +7,34 @@ the seconds of a step on this machine.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
-
-import numpy as np
 
 from rebatch.batching import total_steps
-from rebatch.critical_batch import CriticalBatchSize, fit_critical_batch_size
 from rebatch.recipe import Recipe, Steps
 from rebatch.study.plan import Arm, Design, Scale, Study
 from rebatch.study.probes import Throughput, ToTarget
-from rebatch.study.records import FinishedRun, SeedRuns
 from rebatch.study.studies.hoffer_2017.common import is_digits, shortened
 from rebatch.study.studies.mini_batches.common import DISCUSSION
 from rebatch.study.studies.mini_batches.small_batch_claims import (
     BEST_LARGE,
     BEST_SMALL,
-    FEWEST,
     FLAT,
     LARGEST_SMALL,
     TUNED_SMALL,
     small_batch_claims,
     tuned,
 )
+from rebatch.study.studies.mini_batches.small_batch_numbers import (
+    EPOCHS,
+    SPEED,
+    STEPS,
+    course_arm,
+    flat_arm,
+    quantities,
+    target_arm,
+)
 from rebatch.tasks.task import Task
-
-EPOCHS, STEPS = "epochs", "steps"
-SPEED = "examples per second"
 
 # Seeds of candidates; no reported run has them.
 FIRST_TUNING_SEED = 1000
@@ -164,21 +164,6 @@ def small_batches_design(task: Task, scale: Scale) -> Design:
     return Design(arms=tuple(arms), claims=claims, seeds=size.seeds)
 
 
-def course_arm(budget: str, batch_size: int) -> str:
-    """The arm of a batch size whose rate is in proportion to it, at equal `epochs` or `steps`."""
-    return f"{budget}, batch {batch_size}"
-
-
-def flat_arm(budget: str, batch_size: int) -> str:
-    """The arm whose curvature is measured, at the reference rate whatever its batch."""
-    return f"same rate, {budget}, batch {batch_size}"
-
-
-def target_arm(batch_size: int) -> str:
-    """The arm that goes to the target."""
-    return f"to the target, batch {batch_size}"
-
-
 def at_rate(base: Recipe, batch_size: int, rate: float) -> Recipe:
     """Another batch size and `rate` times the rate."""
     return base.replace(batch_size=batch_size, ghost_batch_size=None).with_lr(base.optimizer.lr * rate)
@@ -261,118 +246,6 @@ def _target_arms(task: Task, size: Size, targets: Sequence[int]) -> list[Arm]:
         arms.append(Arm(name=target_arm(each), recipe=recipe, seeds=size.each, probe=probe))
     speed = Throughput(batch_sizes=tuple(targets), examples=size.speed_examples)
     return [*arms, Arm(name=SPEED, recipe=task.recipe, seeds=size.each, probe=speed)]
-
-
-def quantities(runs: SeedRuns) -> Mapping[str, float]:
-    """What claims compare; ratios of curvatures, examples and seconds in octaves (log2).
-
-    `gap:` is the accuracy of a batch of 32 less the mean over the larger ones. `floor_share:` is the least number of
-    steps, as fitted, over those of a batch size. `seconds:` are steps to the target times the seconds of a step
-    on this machine, `fastest` the fitted sqrt(a B_crit / b).
-    """
-    return {**_gaps(runs), **_flatness(runs), **_to_target(runs)}
-
-
-def _gaps(runs: SeedRuns) -> dict[str, float]:
-    found = {}
-    for budget in (EPOCHS, STEPS):
-        prefix = course_arm(budget, 0).removesuffix("0")
-        accuracy = {
-            int(name.removeprefix(prefix)): run.metrics["test_accuracy"]
-            for name, run in runs.items()
-            if name.startswith(prefix)
-        }
-        larger = [value for each, value in accuracy.items() if each > LARGEST_SMALL]
-        if LARGEST_SMALL in accuracy and larger:
-            found[f"gap:{budget}"] = accuracy[LARGEST_SMALL] - fmean(larger)
-    if len(found) == 2:
-        found["gap_left"] = found[f"gap:{STEPS}"] - 0.5 * found[f"gap:{EPOCHS}"]
-    return found
-
-
-def _flatness(runs: SeedRuns) -> dict[str, float]:
-    """How much flatter the small batch ends, and what rescaling does to the number."""
-    found: dict[str, float] = {}
-    for budget in (STEPS, EPOCHS):
-        small, large = (runs.get(flat_arm(budget, each)) for each in FLAT)
-        for batch_size, run in zip(FLAT, (small, large), strict=True):
-            if run is not None and "top_eigenvalue" in run.metrics:
-                where = f"{budget}, batch {batch_size}"
-                found[f"top_eigenvalue:{where}"] = run.metrics["top_eigenvalue"]
-                found[f"train_accuracy:{where}"] = run.metrics["final_train_accuracy"]
-        if small is not None and large is not None:
-            found[f"flatter:{budget}"] = _octaves(large.metrics, small.metrics, "top_eigenvalue")
-    rescaled = runs.get(flat_arm(STEPS, FLAT[0]))
-    if rescaled is not None and "rescaled_eigenvalue" in rescaled.metrics:
-        metrics = rescaled.metrics
-        found["rescaled_by"] = math.log2(metrics["rescaled_eigenvalue"] / metrics["top_eigenvalue"])
-        found["rescaled_outputs_move"] = metrics["rescaled_outputs_move"]
-    return found
-
-
-def _octaves(above: Mapping[str, float], below: Mapping[str, float], name: str) -> float:
-    """log2 of a ratio of two positive numbers, else nan."""
-    ends = above.get(name, math.nan), below.get(name, math.nan)
-    return math.log2(ends[0] / ends[1]) if min(ends) > 0.0 else math.nan
-
-
-def _to_target(runs: SeedRuns) -> dict[str, float]:
-    prefix = target_arm(0).removesuffix("0")
-    reached = {int(name.removeprefix(prefix)): run for name, run in runs.items() if name.startswith(prefix)}
-    if len(reached) < FEWEST:
-        return {}
-    steps = {each: run.metrics["steps"] for each, run in sorted(reached.items())}
-    found = {f"steps:{each}": count for each, count in steps.items()}
-    found |= {f"examples:{each}": each * count for each, count in steps.items()}
-    found |= {f"lr:{each}": reached[each].metrics["lr"] for each in steps}
-    found["missed"] = sum(run.metrics["missed"] for run in reached.values())
-    if 32 in steps:
-        found |= {
-            f"log2_examples:{each}/32": math.log2(each * count / (32 * steps[32])) for each, count in steps.items()
-        }
-        found |= {f"log2_examples:32/{each}": -found[f"log2_examples:{each}/32"] for each in steps}
-    found |= {
-        f"log2_steps:{each}/{4 * each}": math.log2(count / steps[4 * each])
-        for each, count in steps.items()
-        if 4 * each in steps
-    }
-    fit = fit_critical_batch_size(list(steps), list(steps.values()))
-    found |= {"least_steps": fit.least_steps.estimate, "critical_batch_size": fit.batch_size.estimate}
-    found |= {f"floor_share:{each}": fit.least_steps.estimate / count for each, count in steps.items()}
-    return {**found, **(_seconds(runs[SPEED], steps, fit) if SPEED in runs else {})}
-
-
-def _seconds(speed: FinishedRun, steps: Mapping[int, float], fit: CriticalBatchSize) -> dict[str, float]:
-    """Seconds to the target, and the batch size that the line t(B) = a + b B and the fitted hyperbola call fastest."""
-    rates = {each: speed.metrics.get(f"examples_per_second:{each}", math.nan) for each in steps}
-    if not all(rate > 0.0 for rate in rates.values()):
-        return {}
-    times = {each: each / rate for each, rate in rates.items()}
-    seconds = {each: steps[each] * times[each] for each in steps}
-    found = {f"step_seconds:{each}": value for each, value in times.items()}
-    found |= {f"seconds:{each}": value for each, value in seconds.items()}
-    if 32 in steps:
-        found |= {f"log2_seconds:{each}/32": math.log2(value / seconds[32]) for each, value in seconds.items()}
-    fixed, per_example = step_line(times)
-    if fixed > 0.0 and per_example > 0.0:
-        found["fastest"] = math.sqrt(fixed * fit.batch_size.estimate / per_example)
-        # The fitted size is between sizes that were run: the nearest stands for it.
-        middle = min(steps, key=lambda each: abs(math.log2(each / found["fastest"])))
-        found["best_off_formula"] = math.log2(min(steps, key=lambda each: seconds[each]) / found["fastest"])
-        found |= {f"log2_seconds:{each}/fastest": math.log2(seconds[each] / seconds[middle]) for each in steps}
-    return found
-
-
-def step_line(seconds: Mapping[int, float]) -> tuple[float, float]:
-    """(a, b) of t(B) = a + b B by least squares of relative errors: times span decades.
-
-    >>> a, b = step_line({1: 1.5, 10: 6.0, 100: 51.0})
-    >>> round(a, 9), round(b, 9)
-    (1.0, 0.5)
-    """
-    times = np.array(list(seconds.values()))
-    slope, fixed = np.polyfit(list(seconds), times, 1, w=1.0 / times)
-    return float(fixed), float(slope)
 
 
 SMALL_BATCHES = Study(
