@@ -1,12 +1,13 @@
-"""The numbers in the figures of `gradient-error` and `saddle-escape`."""
+"""The numbers in the figures of `gradient-error`, `saddle-escape` and `small-batches`."""
 
 import math
 from pathlib import Path
 
 import pytest
 
-from rebatch.report.paper import gradient_error, saddle_escape
+from rebatch.report.paper import gradient_error, saddle_escape, small_batches
 from rebatch.report.paper.draw import svg
+from rebatch.report.series import arm_accuracy, geometric_interval
 from rebatch.statistics import mean_interval
 from report.made_up import made_up
 
@@ -53,3 +54,34 @@ def test_steps_stand_over_the_batch_beside_a_line_of_the_law_s_slope(tmp_path: P
     assert line[1] - line[0] == pytest.approx(25.0 * math.log(4))
     assert sum(line) == pytest.approx(sum(found.estimates))  # through the middle of the points
     assert saddle_escape.steps(material, "saddle", (5,)) is None
+
+
+def test_accuracies_stand_over_the_batch_and_the_chosen_small_one_at_its_own_size(tmp_path: Path) -> None:
+    material = made_up("small-batches", tmp_path)
+    course, tuned = (small_batches.accuracies(material, each) for each in ("epochs", "tuned"))
+    assert course is not None
+    assert (course.n, course.sizes) == (2, (2, 8, 32, 64, 256, 1024))
+    arm = material.arm("epochs, batch 64")
+    assert arm is not None
+    assert course.means[3] == arm_accuracy(arm).mean
+    chosen = material.arm("tuned, best up to 32")
+    assert tuned is not None
+    assert chosen is not None
+    assert (tuned.n, tuned.sizes) == (3, (chosen.recipe.batch_size, 64, 256))
+    assert small_batches.accuracies(material, "nothing") is None
+
+
+def test_steps_lie_on_the_hyperbola_that_made_them_and_curvatures_beside_the_rescaled_one(tmp_path: Path) -> None:
+    material = made_up("small-batches", tmp_path)
+    found = small_batches.over_sizes(material, "steps:")
+    assert found is not None
+    assert (found.n, found.sizes) == (2, (1, 4, 32, 64, 256, 1024))
+    values = next(each.values for each in material.summary.quantities if each.name == "steps:64")
+    assert found.means[3] == geometric_interval(list(values))
+    fitted = small_batches.hyperbola(material, found.sizes)
+    assert fitted == pytest.approx(found.estimates, rel=0.15)  # made up with 5 % noise
+    curvatures = small_batches.curvatures(material)
+    assert [n for n, _ in curvatures.values()] == [2] * 5
+    *plain, rescaled = [mean.estimate for _, mean in curvatures.values()]
+    assert max(plain) < 6.0
+    assert rescaled == pytest.approx(200.5, abs=0.5)

@@ -32,11 +32,15 @@ def plan_of(study: Study, scale: Scale = "quick", task: str = "") -> Plan:
     return make_plan(study, find_task(task or study.task), scale, execution=Execution())
 
 
-def test_both_are_found_by_their_source_and_hold_the_claims_of_the_discussion() -> None:
+def test_all_are_found_by_their_source_and_hold_the_claims_of_the_discussion() -> None:
     found = {study.name: study for study in evidence() if study.source.casefold().startswith("mini-batches")}
-    assert list(found) == ["gradient-error", "saddle-escape"]
+    assert list(found) == ["gradient-error", "saddle-escape", "small-batches"]
     ids = [[claim.id.partition("-")[0] for claim in study.claims] for study in found.values()]
-    assert [set(each) for each in ids] == [{"Q1", "Q2", "Q17"}, {"Q4", "Q5"}]
+    assert [set(each) for each in ids] == [
+        {"Q1", "Q2", "Q17"},
+        {"Q4", "Q5"},
+        {"Q6", "Q7", "Q9", "Q10", "Q14", "Q15", "Q16"},
+    ]
 
 
 @pytest.mark.parametrize("scale", SCALES)

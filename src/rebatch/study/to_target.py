@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import geometric_mean
 
 from rebatch.critical_batch import climb, first_passage
 from rebatch.data.sets import Splits
@@ -39,7 +39,7 @@ def to_target(spec: RunSpec, task: Task, data_dir: Path | None) -> Measured:
     looks: list[tuple[int, float]] = []
     found = [trainings.steps(lr, trainings.seed(0), wanted.most, looks)]
     found += [trainings.steps(lr, trainings.seed(number), wanted.most) for number in range(1, wanted.measured)]
-    steps = math.exp(fmean(math.log(min(each, wanted.most)) for each in found))
+    steps = geometric_mean(min(each, wanted.most) for each in found)
     rows = [{"step": float(step), "validation_loss": loss} for step, loss in looks]
     missed = sum(map(math.isinf, found))
     return rows, {"steps": steps, "examples": steps * recipe.batch_size, "lr": lr, "missed": float(missed)}
@@ -55,21 +55,23 @@ class _Trainings:
     def best_place(self) -> int:
         """On the grid of rates: where the tuning trainings take the fewest steps, for its height (`CAUTION`).
 
-        A rate at which one of them misses the target is none, and one that is slower than the best is left early.
+        A rate at which one of them misses the target counts with twice what all may take, so that the search goes on
+        to lower ones; a rate that is slower than the best is left early.
         """
+        tuning, most = self.wanted.tuning, self.wanted.most
         least = math.inf
 
         def cost(place: int) -> float:
             nonlocal least
             handicap = CAUTION**place
             total = 0.0
-            for number in range(self.wanted.tuning):
-                allowed = min(self.wanted.most, least / handicap - total)
+            for number in range(tuning):
+                allowed = min(most, least / handicap - total)
                 total += self.steps(
                     self.spec.recipe.optimizer.lr * RATIO**place, self.seed(self.wanted.measured + number), allowed
                 )
                 if total * handicap > least or math.isinf(total):
-                    return math.inf
+                    return 2.0 * tuning * most * handicap
             least = total * handicap
             return least
 
