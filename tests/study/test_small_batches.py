@@ -190,6 +190,27 @@ def test_the_rate_is_the_quickest_of_the_grid_for_other_seeds_and_steps_are_thos
     assert rows[-1]["validation_loss"] <= 1.5 < rows[-2]["validation_loss"]
 
 
+@pytest.mark.parametrize(("gain", "chosen"), [(1.05, 0.1), (1.2, 0.2)])
+def test_a_rate_is_judged_by_seeds_that_are_not_measured_and_a_doubled_one_must_gain_a_tenth(
+    gain: float, chosen: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[float, int]] = []
+
+    def steps(_: object, lr: float, seed: int, most: float, looks: object = None) -> float:
+        asked.append((lr, seed))
+        return {0.05: 200.0, 0.1: 100.0, 0.2: 100.0 / gain, 0.4: math.inf}[lr]
+
+    monkeypatch.setattr("rebatch.study.to_target._Trainings.steps", steps)
+    _, found = to_target(spec_of(ToTarget(target=1.5, most=500, tuning=2, measured=3), 0.1), PLAIN, None)
+    assert found["lr"] == chosen
+    assert found["steps"] == pytest.approx(100.0 if chosen == 0.1 else 100.0 / gain)
+    measured = [seed for lr, seed in asked[-3:] if lr == chosen]
+    assert measured[0] == 7
+    assert len({*measured}) == 3
+    assert {seed for _, seed in asked[:-3]}.isdisjoint(measured)
+    assert len({seed for _, seed in asked[:-3]}) == 2
+
+
 def test_a_target_that_is_missed_counts_with_all_the_steps_allowed() -> None:
     wanted = ToTarget(target=1e-6, most=5, tuning=1, measured=2)
     _, found = to_target(spec_of(wanted, 0.1), PLAIN, None)

@@ -88,8 +88,8 @@ def curvatures(material: Material) -> dict[str, tuple[int, Interval]]:
     """Seeds and geometric mean of the top eigenvalue after each run, and of the rescaled weights', by what it is of."""
     known = {each.name: list(each.values) for each in material.summary.quantities}
     found = {
-        f"B = {size}\n{words}": known[name]
-        for budget, words in ((STEPS, "equal updates"), (EPOCHS, "equal epochs"))
+        f"B = {size}\nequal\n{words}": known[name]
+        for budget, words in ((STEPS, "updates"), (EPOCHS, "epochs"))
         for size in FLAT
         if (name := f"top_eigenvalue:{budget}, batch {size}") in known
     }
