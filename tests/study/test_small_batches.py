@@ -227,9 +227,9 @@ def test_from_a_rate_that_diverges_the_search_goes_down_until_one_does_not() -> 
 
 
 def test_the_target_and_the_patience_are_those_of_the_task() -> None:
-    for task, most, tuning in ((PLAIN, 1280, 2), (dataclasses.replace(PLAIN, name="other/net"), 250, 1)):
+    for task, most, tuning in ((PLAIN, 1280, 2), (dataclasses.replace(PLAIN, name="other/net"), 400, 1)):
         arms = {arm.name: arm for arm in make_plan(SMALL_BATCHES, task, "cpu", execution=Execution()).design.arms}
         probe = arms[target_arm(32)].probe
         assert isinstance(probe, ToTarget)
-        assert probe.target == pytest.approx(0.2303, abs=1e-4)
+        assert probe.target == pytest.approx(0.3454, abs=1e-4)
         assert (probe.most, probe.tuning) == (most, tuning)

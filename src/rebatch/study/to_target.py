@@ -55,25 +55,23 @@ class _Trainings:
     def best_place(self) -> int:
         """On the grid of rates: where the tuning trainings take the fewest steps, for its height (`CAUTION`).
 
-        A rate at which one of them misses the target counts with twice what all may take, so that the search goes on
-        to lower ones; a rate that is slower than the best is left early.
+        One that misses the target counts with twice the steps that it was allowed, as in `study.critical_batch`; a
+        rate that is slower than the best is left early.
         """
-        tuning, most = self.wanted.tuning, self.wanted.most
+        most = self.wanted.most
         least = math.inf
 
         def cost(place: int) -> float:
             nonlocal least
             handicap = CAUTION**place
             total = 0.0
-            for number in range(tuning):
-                allowed = min(most, least / handicap - total)
-                total += self.steps(
-                    self.spec.recipe.optimizer.lr * RATIO**place, self.seed(self.wanted.measured + number), allowed
-                )
-                if total * handicap > least or math.isinf(total):
-                    return 2.0 * tuning * most * handicap
-            least = total * handicap
-            return least
+            for number in range(self.wanted.tuning):
+                lr, seed = self.spec.recipe.optimizer.lr * RATIO**place, self.seed(self.wanted.measured + number)
+                total += min(self.steps(lr, seed, min(most, least / handicap - total)), 2.0 * most)
+                if total * handicap > least:
+                    break
+            least = min(least, total * handicap)
+            return total * handicap
 
         return climb(cost, most=MOST_RATES)
 

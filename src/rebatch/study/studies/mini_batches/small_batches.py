@@ -39,10 +39,13 @@ from rebatch.tasks.task import Task
 # Seeds of candidates; no reported run has them.
 FIRST_TUNING_SEED = 1000
 
-# The loss to reach, as a part of a guess's: a net that has learned most of its task, well before it fits every example.
-TARGET = 0.1
-# A training to the target is given up after so many epochs, or steps where those are more.
-MOST_STEPS = 250
+# The loss to reach, as a part of a guess's: a net that has learned most of its task. At first it was a tenth, with 250
+# steps allowed, and on three of ten splits of digits (seeds 0 to 9) large batches did not get there: so the trainings to
+# this target have seeds of which nothing had been seen.
+TARGET = 0.15
+FIRST_TARGET_SEED = 100
+# A training to the target is given up after so many steps, or more where those of so many epochs are more.
+MOST_STEPS = 400
 
 # What batch norm cannot normalize is no batch: these nets have none.
 WITHOUT_BATCH_NORM = ("digits/mlp-plain",)
@@ -243,9 +246,14 @@ def _target_arms(task: Task, size: Size, targets: Sequence[int]) -> list[Arm]:
         recipe = at_rate(task.recipe, each, first_rate(task.recipe, each))
         most = max(MOST_STEPS, round(size.most_epochs * task.train / each))
         probe = ToTarget(target=TARGET * math.log(task.classes), most=most, tuning=size.tuning, measured=size.measured)
-        arms.append(Arm(name=target_arm(each), recipe=recipe, seeds=size.each, probe=probe))
+        arms.append(
+            Arm(name=target_arm(each), recipe=recipe, seeds=size.each, first_seed=FIRST_TARGET_SEED, probe=probe)
+        )
     speed = Throughput(batch_sizes=tuple(targets), examples=size.speed_examples)
-    return [*arms, Arm(name=SPEED, recipe=task.recipe, seeds=size.each, probe=speed)]
+    return [
+        *arms,
+        Arm(name=SPEED, recipe=task.recipe, seeds=size.each, first_seed=FIRST_TARGET_SEED, probe=speed),
+    ]
 
 
 SMALL_BATCHES = Study(
