@@ -40,8 +40,8 @@ from rebatch.tasks.task import Task
 FIRST_TUNING_SEED = 1000
 
 # The loss to reach, as a part of a guess's: a net that has learned most of its task. At first it was a tenth, with 250
-# steps allowed, and on three of ten splits of digits (seeds 0 to 9) large batches did not get there: so the trainings to
-# this target have seeds of which nothing had been seen.
+# steps allowed, and on three of ten splits of digits (seeds 0 to 9) large batches did not get there: so the trainings
+# to this target have seeds of which nothing had been seen.
 TARGET = 0.15
 FIRST_TARGET_SEED = 100
 # A training to the target is given up after so many steps, or more where those of so many epochs are more.
