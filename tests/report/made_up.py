@@ -22,6 +22,8 @@ from rebatch.study.probes import (
     RandomWalk,
     StepTimes,
     SummedSteps,
+    Throughput,
+    ToTarget,
 )
 from rebatch.study.quantify import quantify
 from rebatch.study.store import Result, Store
@@ -127,6 +129,7 @@ def _result(plan: Plan, arm: Arm, seed: int, rows: Rows) -> Result:
     if arm.probe is None:
         last = dict(rows[-1])
         last |= {"final_train_loss": 0.01 * noise.random(), "top_eigenvalue": 5.0 + noise.random()}
+        last |= {"rescaled_eigenvalue": 200.0 + noise.random(), "rescaled_outputs_move": 0.0}
         last |= {"final_train_accuracy": 100.0, "ghost_statistics_accuracy": 95.0}
         last |= _forgetting(noise) if {"forgetting", "recent_forgetting"} & set(arm.finals) else {}
         accuracy, test_loss = 96.0 + noise.random(), 0.5 + 0.1 * noise.random()
@@ -151,6 +154,15 @@ def _result(plan: Plan, arm: Arm, seed: int, rows: Rows) -> Result:
         scatter = {f"variance:{kind}": 0.1 * share * (1 + 0.1 * noise.random()) for kind, share in shares.items()}
         hits = {f"accuracy:{kind}": 95.0 + noise.random() for kind in shares}
         return Result(status="done", steps=0, metrics=scatter | hits, seconds=1.0)
+    if isinstance(arm.probe, ToTarget):
+        size, count = arm.recipe.batch_size, math.exp(noise.gauss(0, 0.05))
+        count *= 60.0 * (1.0 + 50.0 / size)
+        metrics = {"steps": count, "examples": count * size, "lr": 0.01 * math.sqrt(size), "missed": 0.0}
+        return Result(status="done", steps=0, metrics=metrics, seconds=1.0)
+    if isinstance(arm.probe, Throughput) and plan.study == "small-batches":
+        seconds = {size: 1e-3 + 1e-5 * size for size in arm.probe.batch_sizes}
+        metrics = {f"examples_per_second:{size}": size / each for size, each in seconds.items()}
+        return Result(status="done", steps=0, metrics={**metrics, "ratio": 10.0, "gpu": 0.0}, seconds=1.0)
     metrics = {"slope": 2.0, "relative": 0.1, "tail_weight": 1.6, "growth": 0.3, "growth_orders": 0.2} | {
         "distance": 1.8 + 0.1 * noise.random(),
         "distance_orders": 2.0,

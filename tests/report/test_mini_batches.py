@@ -5,8 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from rebatch.report.paper import bagging, gradient_error, hardware_batch, quadratic_model, saddle_escape
+from rebatch.report.paper import (
+    bagging,
+    gradient_error,
+    hardware_batch,
+    quadratic_model,
+    saddle_escape,
+    small_batches,
+)
 from rebatch.report.paper.draw import svg
+from rebatch.report.series import arm_accuracy, geometric_interval
 from rebatch.statistics import mean_interval
 from rebatch.study.studies.mini_batches.quadratic_model import SIZES
 from report.made_up import made_up
@@ -92,3 +100,34 @@ def test_each_kind_of_predictor_has_the_variance_of_its_arm(tmp_path: Path) -> N
     found = bagging.by_kind(made_up("bagging", tmp_path), "variance", "constant_rate")
     assert list(found) == ["last", "averaged", "long", "bootstrap", "ensemble"]
     assert found["ensemble"].estimate == pytest.approx(0.3 * found["last"].estimate, rel=0.15)
+
+
+def test_accuracies_stand_over_the_batch_and_the_chosen_small_one_at_its_own_size(tmp_path: Path) -> None:
+    material = made_up("small-batches", tmp_path)
+    course, tuned = (small_batches.accuracies(material, each) for each in ("epochs", "tuned"))
+    assert course is not None
+    assert (course.n, course.sizes) == (2, (2, 8, 32, 64, 256, 1024))
+    arm = material.arm("epochs, batch 64")
+    assert arm is not None
+    assert course.means[3] == arm_accuracy(arm).mean
+    chosen = material.arm("tuned, best up to 32")
+    assert tuned is not None
+    assert chosen is not None
+    assert (tuned.n, tuned.sizes) == (3, (chosen.recipe.batch_size, 64, 256))
+    assert small_batches.accuracies(material, "nothing") is None
+
+
+def test_steps_lie_on_the_hyperbola_that_made_them_and_curvatures_beside_the_rescaled_one(tmp_path: Path) -> None:
+    material = made_up("small-batches", tmp_path)
+    found = small_batches.over_sizes(material, "steps:")
+    assert found is not None
+    assert (found.n, found.sizes) == (2, (1, 4, 32, 64, 256, 1024))
+    values = next(each.values for each in material.summary.quantities if each.name == "steps:64")
+    assert found.means[3] == geometric_interval(list(values))
+    fitted = small_batches.hyperbola(material, found.sizes)
+    assert fitted == pytest.approx(found.estimates, rel=0.15)  # made up with 5 % noise
+    curvatures = small_batches.curvatures(material)
+    assert [n for n, _ in curvatures.values()] == [2] * 5
+    *plain, rescaled = [mean.estimate for _, mean in curvatures.values()]
+    assert max(plain) < 6.0
+    assert rescaled == pytest.approx(200.5, abs=0.5)

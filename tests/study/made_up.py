@@ -25,6 +25,7 @@ from rebatch.study.probes import (
     StepTimes,
     SummedSteps,
     Throughput,
+    ToTarget,
 )
 from rebatch.study.records import FinishedRun, Rows, SeedRuns
 from rebatch.study.studies.mini_batches.bagging import KINDS
@@ -52,6 +53,7 @@ FINALS = {
     "train_evaluation": {"final_train_loss": 0.01, "final_train_accuracy": 99.9},
     "ghost_statistics": {"ghost_statistics_accuracy": 95.0},
     "top_eigenvalue": {"top_eigenvalue": 3.0, "top_eigenvalue_residual": 0.01},
+    "rescaled_eigenvalue": {"rescaled_eigenvalue": 60.0, "rescaled_outputs_move": 0.0},
     "forgetting": DECAY,
     "recent_forgetting": DECAY,
     "last_epoch": {"last_epoch_loss": 0.1, "chance_loss": math.log(10)},
@@ -98,6 +100,8 @@ def probe_metrics(probe: Probe) -> dict[str, float]:
             names = ["tail_weight"]
         case Parting():
             names = ["growth", "growth_orders", "distance", "distance_orders"]
+        case ToTarget():
+            names = ["steps", "examples", "lr", "missed"]
         case Escape():
             names = ["left", "steps"]
         case QuadraticSteps(exact=exact):

@@ -36,6 +36,7 @@ from rebatch.study.probes import (
     QuadraticSteps,
     RandomWalk,
     StepTime,
+    ToTarget,
 )
 from rebatch.study.probing import Measured, probe
 from rebatch.study.store import Result, RunFolder, Store
@@ -73,6 +74,7 @@ PROBES: dict[str, tuple[Probe, Recipe, Task]] = {
     "kept images": (KeptImages(most_images=10**6), SIMULATION.recipe, SIMULATION),
     "cuts": (Cuts(micro_batch_sizes=(5, 64)), GHOSTLESS, TASKS["digits/mlp-plain"]),
     "bagging": (Bagging(repetitions=2, models=2, decay=0.5), GHOSTLESS, TASKS["digits/mlp-plain"]),
+    "to target": (ToTarget(target=1.5, most=60, tuning=1, measured=2), DIGITS.recipe, DIGITS),
     "escape": (Escape(surface="saddle", walkers=3, most=999, noise=4.0), SIMULATION.recipe, SIMULATION),
     "plain": (RandomWalk(alpha=None, sites=201, walkers=2, log_times=(1.0, 4.0)), SIMULATION.recipe, SIMULATION),
 }

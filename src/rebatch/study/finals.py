@@ -1,13 +1,15 @@
 """What a study may ask to be measured after a run's last step, by name."""
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rebatch import draws
@@ -17,6 +19,7 @@ from rebatch.distributed import World
 from rebatch.errors import RequestError, did_you_mean
 from rebatch.measure.curvature import top_eigenvalue
 from rebatch.measure.forgetting import Forgetting, Replay, fit_decay
+from rebatch.measure.rescaling import rescalable, rescale_relu
 from rebatch.observation import Observer, trainable
 from rebatch.study.limits import unseen_loss
 from rebatch.study.plan import RunSpec
@@ -76,6 +79,37 @@ def curvature(spec: RunSpec, model: nn.Module, data: Splits, __: World) -> Mappi
 
 
 CURVATURE_EXAMPLES = 1000
+
+
+def rescaled_curvature(spec: RunSpec, model: nn.Module, data: Splits, world: World) -> Mapping[str, float]:
+    """The same where what enters the first ReLU is `RESCALED_BY` times as large, and what leaves it so many times less.
+
+    `rescaled_outputs_move` is by how much outputs differ, as a part of the largest. Nan where no ReLU lies between two
+    layers that can be rescaled.
+    """
+    if not rescalable(model):
+        return {"rescaled_eigenvalue": math.nan, "rescaled_outputs_move": math.nan}
+    rescaled = copy.deepcopy(model)
+    rescale_relu(rescaled, RESCALED_BY)
+    before, after = (_outputs(spec, each, data) for each in (model, rescaled))
+    return {
+        "rescaled_eigenvalue": curvature(spec, rescaled, data, world)["top_eigenvalue"],
+        "rescaled_outputs_move": float((after - before).abs().max() / before.abs().max()),
+    }
+
+
+# A power of two: floating point rescales by it without rounding.
+RESCALED_BY = 8.0
+
+
+def _outputs(spec: RunSpec, model: nn.Module, data: Splits) -> Tensor:
+    inputs, _ = prepare(data.train, slice(0, min(CURVATURE_EXAMPLES, len(data.train))), data.normalize)
+    model.eval()
+    try:
+        with torch.no_grad():
+            return model(as_executed(inputs, spec.execution)).double()  # type: ignore[no-any-return]
+    finally:
+        model.train()
 
 
 def forgetting(spec: RunSpec, model: nn.Module, data: Splits, watcher: Observer) -> Mapping[str, float]:
@@ -147,6 +181,7 @@ FINALS: dict[str, Final] = {
     "train_evaluation": train_evaluation,
     "ghost_statistics": ghost_statistics,
     "top_eigenvalue": curvature,
+    "rescaled_eigenvalue": rescaled_curvature,
 }
 
 WATCHED: dict[str, Watched] = {

@@ -142,6 +142,22 @@ class GradientErrors(_Probe, frozen=True, tag="gradient_errors"):
     shuffled: bool = False
 
 
+class ToTarget(_Probe, frozen=True, tag="to_target"):
+    """Steps until the validation loss first reaches a target, at a constant rate that is tuned for the arm's batch.
+
+    Attributes:
+        target: the loss.
+        most: steps after which a training is given up.
+        tuning: so many trainings judge each rate that is tried.
+        measured: so many others, from other weights and in other orders, are measured at the best rate.
+    """
+
+    target: float
+    most: int
+    tuning: int = 2
+    measured: int = 3
+
+
 SurfaceName = Literal["saddle", "sphere", "double_well"]
 """The losses of `measure.escape`."""
 
@@ -245,4 +261,5 @@ Probe = (
     | StepTimes
     | KeptImages
     | Bagging
+    | ToTarget
 )

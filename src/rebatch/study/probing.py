@@ -44,9 +44,11 @@ from rebatch.study.probes import (
     StepTimes,
     SummedSteps,
     Throughput,
+    ToTarget,
 )
 from rebatch.study.splits import splits_of
 from rebatch.study.throughput import throughput
+from rebatch.study.to_target import to_target
 from rebatch.tasks.task import Task
 from rebatch.training import train
 
@@ -206,6 +208,7 @@ _PROBES: dict[type, Callable[[RunSpec, Task, Path | None], Measured]] = {
     StepTimes: step_times,
     KeptImages: kept_images,
     Bagging: bagging,
+    ToTarget: to_target,
 }
 
 

@@ -20,6 +20,7 @@ from rebatch.report.paper import (
     page_sweep,
     quadratic_model,
     saddle_escape,
+    small_batches,
     walk,
 )
 from rebatch.report.paper.canvas import style, svg_bytes
@@ -49,6 +50,7 @@ FIGURES: "dict[str, Callable[[Material], Figure | None]]" = {
     "quadratic-model": quadratic_model.figure,
     "hardware-batch": hardware_batch.figure,
     "bagging": bagging.figure,
+    "small-batches": small_batches.figure,
 }
 
 

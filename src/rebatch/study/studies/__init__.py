@@ -22,6 +22,7 @@ from rebatch.study.studies.mini_batches.gradient_error import GRADIENT_ERROR
 from rebatch.study.studies.mini_batches.hardware_batch import HARDWARE_BATCH
 from rebatch.study.studies.mini_batches.quadratic_model import QUADRATIC_MODEL
 from rebatch.study.studies.mini_batches.saddle_escape import SADDLE_ESCAPE
+from rebatch.study.studies.mini_batches.small_batches import SMALL_BATCHES
 from rebatch.study.studies.page_2018.batch import BATCH
 from rebatch.study.studies.page_2018.forgetting import FORGETTING
 from rebatch.study.studies.page_2018.summed import SUMS
@@ -57,5 +58,6 @@ STUDIES: dict[str, Study] = {
         QUADRATIC_MODEL,
         HARDWARE_BATCH,
         BAGGING,
+        SMALL_BATCHES,
     )
 }
