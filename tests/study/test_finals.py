@@ -134,7 +134,18 @@ def test_a_run_with_measurements_is_the_run_without_and_their_numbers(tmp_path: 
         "ghost_statistics_accuracy",
         "top_eigenvalue",
         "top_eigenvalue_residual",
+        "rescaled_eigenvalue",
+        "rescaled_outputs_move",
     }
+
+
+def test_the_rescaled_net_is_the_same_function_with_another_eigenvalue(tmp_path: Path) -> None:
+    found = digits_run(tmp_path, "top_eigenvalue", "rescaled_eigenvalue").metrics
+    assert found["rescaled_outputs_move"] == 0.0
+    before, after = found["top_eigenvalue"], found["rescaled_eigenvalue"]
+    assert before is not None
+    assert after is not None
+    assert after > 2.0 * before
 
 
 def test_what_cannot_be_measured_is_refused_before_the_run(tmp_path: Path) -> None:
