@@ -23,7 +23,14 @@ from rebatch.study.studies.hoffer_2017 import (
     regime,
 )
 from rebatch.study.studies.hoffer_2017.common import GBN, LARGE, LR, SMALL
-from rebatch.study.studies.mini_batches import bagging, gradient_error, hardware_batch, quadratic_model, saddle_escape
+from rebatch.study.studies.mini_batches import (
+    bagging,
+    gradient_error,
+    hardware_batch,
+    quadratic_model,
+    saddle_escape,
+    small_batches,
+)
 from rebatch.study.studies.page_2018 import batch, forgetting, summed, sweep
 from rebatch.study.studies.rebatch import close_gap
 from study.made_up import RECIPE, reached, run
@@ -51,6 +58,7 @@ HAND_COMPUTED = {
     quadratic_model.QUADRATIC_MODEL,  # in test_quadratic_model.py
     hardware_batch.HARDWARE_BATCH,  # in test_hardware_batch.py
     bagging.BAGGING,  # in test_bagging.py
+    small_batches.SMALL_BATCHES,  # in test_small_batches.py
 }
 
 
