@@ -68,3 +68,21 @@ def test_without_matrices_the_second_column_is_the_first_parameter() -> None:
 def test_tensors_that_do_not_pair_up_are_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
         weight_distance([torch.zeros(2)], [])
+
+
+def test_layers_have_distances_of_their_own_whose_squares_add_up() -> None:
+    model, observer = (
+        nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 7), nn.Linear(7, 3)).double(),
+        WeightDistance(layers=True),
+    )
+    model.register_parameter("scale", nn.Parameter(torch.ones(2, dtype=torch.float64)))
+    model[2].bias.requires_grad_(False)
+    observer.start(model)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.add_({"scale": 0.7, "0.weight": 0.1, "0.bias": 0.2, "1.weight": 0.3}.get(name, 0.0))
+    row = {name: float(value) for name, value in observer.row(model).items()}
+    found = {name.partition(":")[2]: value for name, value in row.items() if ":" in name}
+    expected = {"scale": 2 * 0.49, "0": 5 * 0.01 + 5 * 0.04, "1": 35 * 0.09, "2": 0.0}
+    assert found == {name: pytest.approx(math.sqrt(square), rel=1e-12) for name, square in expected.items()}
+    assert math.fsum(value**2 for value in found.values()) == pytest.approx(row["weight_distance"] ** 2, rel=1e-12)
