@@ -29,7 +29,7 @@ def chosen_run(task: str, recipe: Path | None, seed: int, threads: int | None, d
 
     if threads is not None:
         torch.set_num_threads(threads)
-    found = find_task(task)
+    found = find_task(task).sized(data_dir)
     data = found.data(seed, data_dir)
     return ChosenRun(found.name, found.model(seed, data), data, chosen_recipe(found, recipe))
 
