@@ -28,12 +28,17 @@ class DataSet:
         if len(self.inputs) != len(self.targets):
             counts = f"{len(self.inputs)} inputs and {len(self.targets)} targets"
             raise ValueError(f"inputs and targets must be equally many, got {counts}")
-        if self.targets.dim() > 1 and not self.targets.is_floating_point() and (self.targets < 0).any():
+        if self.has_sequences and (self.targets < 0).any():
             # Sequences would weigh alike in a step, and tokens in short ones more than others.
             raise ValueError("targets of sequences must all count, got some below 0 (ignored); cut whole windows")
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @property
+    def has_sequences(self) -> bool:
+        """Whether examples are sequences of tokens, each with a target."""
+        return self.targets.dim() > 1 and not self.targets.is_floating_point()
 
     def to(self, device: torch.device | str) -> "DataSet":
         """The same examples on `device`."""

@@ -47,6 +47,7 @@ class Task:
             "planned" what it plans and then cuts short, "batch-512" what the author tuned at that batch size.
         prepare: what a fresh model takes from the training data before its first step, such as whitened patches.
         sizes: for data that the user brings: how many examples a data folder gives, without torch.
+        tokens_per_example: targets of one example, each of them predicted: the length of a language model's sequences.
         digest: identifies such data in a run; `sized` sets it.
     """
 
@@ -63,6 +64,7 @@ class Task:
     regimes: Mapping[str, Recipe] = field(default_factory=dict, hash=False)
     prepare: Callable[[nn.Module, Splits], object] | None = None
     sizes: Callable[[Path], Sizes] | None = None
+    tokens_per_example: int = 1
     digest: str = ""
 
     @property
