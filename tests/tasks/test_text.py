@@ -87,8 +87,8 @@ def test_it_learns_made_text(tmp_path: Path) -> None:
     data_dir = lay_out(tmp_path, words=2000)
     data, model = TASK.data(0, data_dir), TASK.model(0)
     *_, row = train(model, data, TASK.recipe.replace(budget=Steps(60)), seed=0, evaluations=1)
-    assert row["validation_loss"] < 1.6
-    assert row["validation_accuracy"] > 50.0
+    assert row["validation_loss"] < 2.0
+    assert row["validation_accuracy"] > 40.0
     assert row["tokens"] == 64 * row["examples"]
 
 

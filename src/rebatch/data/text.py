@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from rebatch.errors import RequestError
 
 if TYPE_CHECKING:
@@ -77,9 +75,9 @@ def load_windows(texts: Sequence[Path], length: int) -> Splits:
     from rebatch.data.sets import DataSet, Splits
 
     counts = count_windows(texts, length)
-    text = np.frombuffer(b"".join(_read(path) for path in texts), dtype=np.uint8)
+    text = torch.frombuffer(bytearray(b"".join(_read(path) for path in texts)), dtype=torch.uint8)
     used = sum(counts) * length
-    inputs, targets = (torch.from_numpy(text[start : start + used].reshape(-1, length).copy()) for start in (0, 1))
+    inputs, targets = (text[start : start + used].reshape(-1, length) for start in (0, 1))
     targets = targets.long()
     train, validation, test = (
         DataSet(*part) for part in zip(torch.split(inputs, [*counts]), torch.split(targets, [*counts]), strict=True)
