@@ -157,8 +157,8 @@ PROXY = Recipe(
 )
 
 # A batch of 16 sequences of 64 bytes, 1,024 tokens. The rate is the best of .001, .002, .004, .008, .016 and .032 on
-# the validation windows of 600 kB of Python's own library, 3 epochs, one seed that no study uses (2.075 nats; .008 2.110,
-# .032 2.181). The other numbers were not tuned.
+# the validation windows of 600 kB of Python's own library, 3 epochs, one seed that no study uses (2.075 nats; .008
+# 2.110, .032 2.181). The other numbers were not tuned.
 CHAR_LM = Recipe(
     batch_size=16,
     optimizer=AdamW(lr=0.016, betas=(0.9, 0.99), weight_decay=0.1),
