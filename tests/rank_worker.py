@@ -1,6 +1,6 @@
 """What each process of `training/test_ranks.py` runs: a module of its own, which spawned processes can import."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
@@ -14,12 +14,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 import rebatch
 from rebatch.averaging import Averaging, Ema, Lookahead
+from rebatch.data.sets import Splits
 from rebatch.distributed import World
 from rebatch.measure import NoiseScale
 from rebatch.nn import convert_ghost_batch_norm
 from rebatch.recipe import AdamW, Recipe
 from rebatch.training import Checkpointer, Row, evaluate, train
-from toy import FLOAT64, RECIPE, state_of, toy_model, toy_splits
+from toy import FLOAT64, RECIPE, state_of, toy_model, toy_sequences, toy_splits, toy_transformer
 
 RANKS = 2
 CASES: dict[str, dict[str, Any]] = {
@@ -30,6 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
     "adamw, summed loss": {"recipe": RECIPE.replace(optimizer=AdamW(lr=0.01, eps=1e-4), loss_reduction="sum")},
     "no norm": {"norm": False},
     "moving average, smoothed labels": {"recipe": RECIPE.replace(averaging=Ema(decay=0.8), label_smoothing=0.2)},
+    "sequences": {"model": toy_transformer, "data": toy_sequences, "micro_batch_size": 3},
     "lookahead": {"recipe": RECIPE.replace(averaging=Lookahead(decay=0.8, every=2))},
 }
 
@@ -42,17 +44,26 @@ def run_case(
     train_examples: int = 37,
     norm: bool = True,
     micro_batch_size: int | None = None,
+    model: Callable[[], nn.Module] | None = None,
+    data: Callable[[int], Splits] = toy_splits,
 ) -> tuple[list[Row], dict[str, torch.Tensor], float]:
-    model: nn.Module = convert_ghost_batch_norm(toy_model(norm=norm), 4, running=running)
-    data = toy_splits(train_examples)
+    network = convert_ghost_batch_norm(toy_model(norm=norm), 4, running=running) if model is None else model()
+    splits = data(train_examples)
     recipe = recipe.replace(ghost_batch_size=None)
     rows = train(
-        model, data, recipe, seed=1, execution=FLOAT64, evaluations=3, world=world, micro_batch_size=micro_batch_size
+        network,
+        splits,
+        recipe,
+        seed=1,
+        execution=FLOAT64,
+        evaluations=3,
+        world=world,
+        micro_batch_size=micro_batch_size,
     )
     measured = list(rows)
-    test = evaluate(model, data.test, execution=FLOAT64, world=world)
+    test = evaluate(network, splits.test, execution=FLOAT64, world=world)
     assert len(test.correct) == 7
-    return measured, state_of(model), test.loss
+    return measured, state_of(network), test.loss
 
 
 def options(case: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rebatch import AdamW, Epochs, Recipe, Sgd, apply_recipe, build_optimizer, carry_over
 from rebatch.errors import RequestError
-from rebatch.recipe import Adagrad, Optimizer, RmsProp
+from rebatch.recipe import Adagrad, Lamb, Lars, Lion, Muon, Optimizer, RmsProp
 from rebatch.rules.move import Facts
 from rebatch.rules.state import carried, same_correction
 from rebatch.statistics import Interval
@@ -210,3 +210,10 @@ def test_what_nobody_knows_how_to_carry_is_refused_and_left_alone() -> None:
         carry_over(optimizer, before, after)
     for name, value in kept.items():
         assert torch.equal(state[name], value)
+
+
+@pytest.mark.parametrize("optimizer", [Lion(lr=1e-4), Lars(lr=1.0), Lamb(lr=1e-3), Muon(lr=0.02)])
+def test_a_state_that_nobody_worked_out_is_refused(optimizer: Optimizer) -> None:
+    before = Recipe(batch_size=16, optimizer=optimizer, budget=Epochs(1))
+    with pytest.raises(RequestError, match="at another batch size is not worked out: start the new optimizer"):
+        carried(before, before.replace(batch_size=64))

@@ -317,7 +317,10 @@ def test_recipes_made_in_python_are_checked_too() -> None:
     [
         (lambda: RECIPE.replace(batch_size=32.5), "batch_size must be a whole number, got 32.5"),
         (lambda: RECIPE.replace(batch_size=True), "batch_size must be a whole number, got true"),
-        (lambda: RECIPE.replace(optimizer=None), "optimizer must be Sgd or AdamW or RmsProp or Adagrad, got None"),
+        (
+            lambda: RECIPE.replace(optimizer=None),
+            "optimizer must be Sgd or AdamW or RmsProp or Adagrad or Lion or Lars or Lamb or Muon, got None",
+        ),
         (lambda: RECIPE.replace(budget=5), "budget must be Epochs or Steps or Examples, got 5"),
         (lambda: RECIPE.replace(tuned=3), "tuned must be Recipe or None, got 3"),
         (lambda: RECIPE.replace(averaging="ema"), "averaging must be Ema or Lookahead or None, got 'ema'"),

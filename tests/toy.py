@@ -6,6 +6,7 @@ from torch import nn
 from rebatch import draws
 from rebatch.data.sets import DataSet, Splits
 from rebatch.execution import Execution
+from rebatch.models.transformer import Transformer
 from rebatch.recipe import Epochs, Recipe, Sgd
 from rebatch.schedule import Cosine
 
@@ -36,6 +37,20 @@ def toy_model(*, norm: bool = True, dropout: float = 0.0) -> nn.Sequential:
         torch.manual_seed(0)
         layers = [nn.Linear(5, 7), *([nn.BatchNorm1d(7)] if norm else []), nn.ReLU(), nn.Dropout(dropout)]
         return nn.Sequential(*layers, nn.Linear(7, 3)).double()
+
+
+def toy_sequences(train: int = 37) -> Splits:
+    """As many examples, of 7 bytes drawn evenly, in each of which the next one is predicted."""
+    text = torch.from_numpy(draws.generator(0, "toy").integers(0, 256, (train + 18, 8)))
+    data, held = DataSet(text[:, :-1].byte(), text[:, 1:]), train + 11
+    return Splits(data.subset(range(train)), data.subset(range(train, held)), data.subset(range(held, held + 7)))
+
+
+def toy_transformer() -> Transformer:
+    """For them, 2 layers of 3 heads, the same weights every time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Transformer(length=7, width=6, layers=2, heads=3).double()
 
 
 def state_of(model: nn.Module) -> dict[str, torch.Tensor]:

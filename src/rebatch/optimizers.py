@@ -1,7 +1,8 @@
 """From a recipe to torch's optimizer and scheduler, for our loop and for a hand-written one."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -12,19 +13,22 @@ from torch.optim.lr_scheduler import LambdaLR
 from rebatch.batching import progress as progress_at
 from rebatch.batching import total_steps
 from rebatch.errors import RequestError
-from rebatch.recipe import Adagrad, AdamW, Optimizer, Recipe, RmsProp, Sgd
+from rebatch.recipe import Adagrad, AdamW, Lamb, Lars, Lion, Muon, Optimizer, Recipe, RmsProp, Sgd
 from rebatch.schedule import ROUNDING, DistanceDrop, Plateau, Schedule, lr_factor
 
 
 def parameter_groups(model: nn.Module, numbers: Optimizer) -> list[dict[str, Any]]:
     """One group: weight decay on every parameter, norms and biases included, as in the papers we reproduce.
 
-    Two where `numbers` give batch norm's biases a learning rate of their own, those biases last.
+    Two where `numbers` give batch norm's biases a learning rate of their own, those biases last; and two for Muon,
+    what AdamW moves last.
 
     Raises:
-        RequestError: there are no such biases.
+        RequestError: there are no such biases, or nothing for Muon.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if isinstance(numbers, Muon):
+        return _muon_groups(model, trained, numbers)
     if not isinstance(numbers, Sgd) or numbers.norm_bias_lr_factor == 1.0:
         return [{"params": trained}]
     factor = numbers.norm_bias_lr_factor
@@ -41,12 +45,31 @@ def parameter_groups(model: nn.Module, numbers: Optimizer) -> list[dict[str, Any
     return [{"params": others}, {"params": biases, "lr": rate, "weight_decay": decay, LR_FACTOR: factor}]
 
 
+def _muon_groups(model: nn.Module, trained: Sequence[nn.Parameter], numbers: Muon) -> list[dict[str, Any]]:
+    """Matrices but those of embeddings, and but the last one, which makes the outputs, are Muon's (Jordan, 2024)."""
+    embeddings = {id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Embedding)}
+    hidden = [parameter for parameter in trained if parameter.dim() == 2 and id(parameter) not in embeddings][:-1]
+    if not hidden:
+        raise RequestError(
+            "optimizer.type 'muon' moves matrices between the layers (weights with 2 dimensions, neither embeddings "
+            "nor the last one), and the model has none that are trained; take adamw"
+        )
+    chosen, factor = {id(parameter) for parameter in hidden}, numbers.adamw_lr_factor
+    others = [parameter for parameter in trained if id(parameter) not in chosen]
+    rate, decay = factor * numbers.lr, numbers.weight_decay / factor
+    return [{"params": hidden}, {"params": others, "lr": rate, "weight_decay": decay, LR_FACTOR: factor}]
+
+
 # In a group of torch's: its learning rate is so many times the recipe's.
 LR_FACTOR = "lr_factor"
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the trainable parameters of `model`, at the base learning rate."""
+    """The recipe's optimizer over the trainable parameters of `model`, at the base learning rate.
+
+    Raises:
+        RequestError: a package that the optimizer is from is missing.
+    """
     groups = parameter_groups(model, recipe.optimizer)
     fused = _can_fuse(parameter for group in groups for parameter in group["params"])
     match recipe.optimizer:
@@ -60,6 +83,30 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
             return torch.optim.RMSprop(groups, lr=lr, alpha=alpha, eps=eps, momentum=momentum, weight_decay=decay)
         case Adagrad(lr=lr, eps=eps, weight_decay=decay):
             return torch.optim.Adagrad(groups, lr=lr, eps=eps, weight_decay=decay)
+        case Lion(lr=lr, betas=betas, weight_decay=decay):
+            return _packaged("Lion")(groups, lr=lr, betas=betas, weight_decay=decay)
+        case Lars(lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay, trust_coefficient=trust):
+            numbers = {"momentum": momentum, "nesterov": nesterov, "weight_decay": decay, "trust_coefficient": trust}
+            return _packaged("LARS")(groups, lr=lr, **numbers)
+        case Lamb(lr=lr, betas=betas, eps=eps, weight_decay=decay):
+            # Without adam_debias the package's first step is 1 / (1 - beta1) times as long as the trust ratio says.
+            return _packaged("Lamb")(groups, lr=lr, betas=betas, eps=eps, weight_decay=decay, adam_debias=True)
+        case Muon():
+            hidden, others = groups
+            return MuonAdamW(hidden, others, recipe.optimizer)
+
+
+def _packaged(name: str) -> Callable[..., torch.optim.Optimizer]:
+    """The optimizer called `name` of the package pytorch-optimizer, which is an extra of rebatch."""
+    try:
+        package = import_module("pytorch_optimizer")
+    except ImportError:
+        raise RequestError(
+            f"optimizer.type {name.lower()!r} needs the package pytorch-optimizer, which is not installed; run "
+            "`pip install 'rebatch[optimizers]'`"
+        ) from None
+    found: Callable[..., torch.optim.Optimizer] = getattr(package, name)
+    return found
 
 
 def build_scheduler(
@@ -101,6 +148,58 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the base learning rate: what our loop does in place of a scheduler, since it keeps no state."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get(LR_FACTOR, 1.0)
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """`torch.optim.Muon` for one group of weights and `torch.optim.AdamW` for another, as one optimizer.
+
+    Muon's steps are as long as AdamW's would be: 0.2 sqrt(max(rows, columns)) times an orthogonal matrix. That matrix
+    is computed in bfloat16, so runs that should be equal are so to three digits, not to the last bit.
+
+    Raises:
+        RequestError: torch is too old to have Muon.
+    """
+
+    def __init__(self, hidden: dict[str, Any], others: dict[str, Any], numbers: Muon) -> None:
+        if not hasattr(torch.optim, "Muon"):
+            raise RequestError(
+                f"optimizer.type 'muon' needs torch 2.9 or later, this is {torch.__version__}; update it"
+            )
+        shared: dict[str, Any] = {"lr": numbers.lr, "weight_decay": numbers.weight_decay}
+        self._parts: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(
+                [hidden],
+                momentum=numbers.momentum,
+                nesterov=numbers.nesterov,
+                adjust_lr_fn="match_rms_adamw",
+                **shared,
+            )
+        ]
+        if others["params"]:
+            self._parts.append(torch.optim.AdamW([others], betas=numbers.betas, eps=numbers.eps, **shared))
+        super().__init__([group for part in self._parts for group in part.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """The parts work on the groups and the state of the whole: what is set, saved or loaded here is theirs."""
+        for part, group in zip(self._parts, self.param_groups, strict=True):
+            part.param_groups, part.state = [group], self.state
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Move the weights that have a gradient; `closure`, if given, is called for the loss first, as torch has it."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self._parts:
+            part.step()
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up a state that was saved."""
+        super().load_state_dict(state_dict)
+        self._share()
 
 
 class PageSgd(torch.optim.Optimizer):

@@ -31,6 +31,16 @@ def _require_decay(weight_decay: float) -> None:
     _require(holds, "optimizer.weight_decay", "at least 0 and finite", weight_decay)
 
 
+def _require_momentum(momentum: float, *, nesterov: bool) -> None:
+    _require(0 <= momentum < 1, "optimizer.momentum", "0 <= momentum < 1", momentum)
+    _require(not nesterov or momentum > 0, "optimizer.nesterov", "false where momentum is 0", nesterov)
+
+
+def _require_betas(betas: tuple[float, float]) -> None:
+    for beta in betas:
+        _require(0 <= beta < 1, "optimizer.betas", "two numbers, 0 <= beta < 1", list(betas))
+
+
 class _Optimizer(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="type"
 ):
@@ -63,10 +73,7 @@ class Sgd(_Optimizer, frozen=True, tag="sgd"):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_lr(self.lr)
-        _require(0 <= self.momentum < 1, "optimizer.momentum", "0 <= momentum < 1", self.momentum)
-        _require(
-            not self.nesterov or self.momentum > 0, "optimizer.nesterov", "false where momentum is 0", self.nesterov
-        )
+        _require_momentum(self.momentum, nesterov=self.nesterov)
         _require_decay(self.weight_decay)
         until = self.weight_decay_until
         _require(0 < until <= 1, "optimizer.weight_decay_until", "a fraction of the budget, over 0 to 1", until)
@@ -87,8 +94,7 @@ class AdamW(_Optimizer, frozen=True, tag="adamw"):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_lr(self.lr)
-        for beta in self.betas:
-            _require(0 <= beta < 1, "optimizer.betas", "two numbers, 0 <= beta < 1", list(self.betas))
+        _require_betas(self.betas)
         _require(self.eps >= 0 and math.isfinite(self.eps), "optimizer.eps", "at least 0 and finite", self.eps)
         _require_decay(self.weight_decay)
 
@@ -125,7 +131,91 @@ class Adagrad(_Optimizer, frozen=True, tag="adagrad"):
         _require_decay(self.weight_decay)
 
 
-Optimizer = Sgd | AdamW | RmsProp | Adagrad
+class Lion(_Optimizer, frozen=True, tag="lion"):
+    """Lion (Chen et al., 2023, arXiv 2302.06675): the sign of averaged gradients; weight decay is decoupled."""
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_lr(self.lr)
+        _require_betas(self.betas)
+        _require_decay(self.weight_decay)
+
+
+class Lars(_Optimizer, frozen=True, tag="lars"):
+    """LARS (You et al., 2017, arXiv 1708.03888): SGD with momentum, each layer's step in proportion to its weights.
+
+    Weight decay is coupled. Biases and other vectors take SGD's steps, without decay.
+    """
+
+    lr: float
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    trust_coefficient: float = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_lr(self.lr)
+        _require_momentum(self.momentum, nesterov=self.nesterov)
+        _require_decay(self.weight_decay)
+        holds = self.trust_coefficient > 0 and math.isfinite(self.trust_coefficient)
+        _require(holds, "optimizer.trust_coefficient", "positive and finite", self.trust_coefficient)
+
+
+class Lamb(_Optimizer, frozen=True, tag="lamb"):
+    """LAMB (You et al., 2019, arXiv 1904.00962): Adam's steps, each layer's in proportion to its weights.
+
+    Weight decay is decoupled, and no part of what is put in proportion; there is no bias correction.
+    """
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-6
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_lr(self.lr)
+        _require_betas(self.betas)
+        _require(self.eps > 0 and math.isfinite(self.eps), "optimizer.eps", "positive and finite", self.eps)
+        _require_decay(self.weight_decay)
+
+
+class Muon(_Optimizer, frozen=True, tag="muon"):
+    """Muon (Jordan, 2024) as in `torch.optim.Muon`, for matrices between the layers; the other weights have AdamW.
+
+    Steps are as long as AdamW's (Liu et al., 2025, arXiv 2502.16982), so that both parts can share their numbers.
+
+    Attributes:
+        adamw_lr_factor: the learning rate of AdamW's part is so many times `lr`, and its weight decay so many times
+            smaller, so that a step decays all weights alike.
+        betas, eps: of AdamW's part.
+    """
+
+    lr: float
+    momentum: float = 0.95
+    nesterov: bool = True
+    weight_decay: float = 0.1
+    adamw_lr_factor: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_lr(self.lr)
+        _require_momentum(self.momentum, nesterov=self.nesterov)
+        _require_decay(self.weight_decay)
+        holds = self.adamw_lr_factor > 0 and math.isfinite(self.adamw_lr_factor)
+        _require(holds, "optimizer.adamw_lr_factor", "a positive finite number", self.adamw_lr_factor)
+        _require_betas(self.betas)
+        _require(self.eps >= 0 and math.isfinite(self.eps), "optimizer.eps", "at least 0 and finite", self.eps)
+
+
+Optimizer = Sgd | AdamW | RmsProp | Adagrad | Lion | Lars | Lamb | Muon
 
 
 class Noise(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -12,7 +12,7 @@ from rebatch.errors import RequestError, did_you_mean
 from rebatch.fields import join, mismatch, value_at
 from rebatch.files import write_whole
 from rebatch.plain import plain
-from rebatch.recipe import Adagrad, AdamW, Defects, Noise, Recipe, RmsProp, Sgd
+from rebatch.recipe import Adagrad, AdamW, Defects, Lamb, Lars, Lion, Muon, Noise, Recipe, RmsProp, Sgd
 from rebatch.schedule import (
     Constant,
     Cosine,
@@ -87,7 +87,16 @@ def to_table(recipe: Recipe) -> dict[str, Any]:
 
 _BUDGETS = ("epochs", "steps", "examples")
 _TYPES: dict[str, dict[str, type[msgspec.Struct]]] = {
-    "optimizer": {"sgd": Sgd, "adamw": AdamW, "rmsprop": RmsProp, "adagrad": Adagrad},
+    "optimizer": {
+        "sgd": Sgd,
+        "adamw": AdamW,
+        "rmsprop": RmsProp,
+        "adagrad": Adagrad,
+        "lion": Lion,
+        "lars": Lars,
+        "lamb": Lamb,
+        "muon": Muon,
+    },
     "schedule": {
         "constant": Constant,
         "multistep": MultiStep,

@@ -10,7 +10,8 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from rebatch.recipe import Adagrad, AdamW, LossReduction, Optimizer, Recipe, RmsProp, Sgd
+from rebatch.errors import RequestError
+from rebatch.recipe import Adagrad, AdamW, Lamb, Lars, Lion, LossReduction, Muon, Optimizer, Recipe, RmsProp, Sgd
 
 # What has the gradient's unit, or its inverse.
 SCALED_FIELDS = ("optimizer.lr", "optimizer.weight_decay", "optimizer.eps", "max_grad_norm")
@@ -18,6 +19,11 @@ SCALED_FIELDS = ("optimizer.lr", "optimizer.weight_decay", "optimizer.eps", "max
 
 def with_loss_reduction(recipe: Recipe, reduction: LossReduction) -> Recipe:
     """The same optimization, up to a partial last batch, with the loss summed or averaged over a step's examples.
+
+    LAMB's up to its eps, which guards two norms of different units.
+
+    Raises:
+        RequestError: LARS.
 
     >>> from rebatch.recipe import Epochs
     >>> mean = Recipe(batch_size=128, optimizer=Sgd(lr=0.1, weight_decay=5e-4), budget=Epochs(35))
@@ -44,9 +50,16 @@ def _with_gradient_times(optimizer: Optimizer, factor: float) -> Optimizer:
     match optimizer:
         case Sgd(lr=lr, weight_decay=decay):
             return replace(optimizer, lr=lr / factor, weight_decay=decay * factor)
-        case AdamW(eps=eps):  # its decay is decoupled: no part of the gradient
+        case AdamW(eps=eps) | Lamb(eps=eps) | Muon(eps=eps):  # their decay is decoupled: no part of the gradient
             return replace(optimizer, eps=eps * factor)
         case RmsProp(eps=eps, weight_decay=decay) | Adagrad(eps=eps, weight_decay=decay):
             return replace(optimizer, eps=eps * factor, weight_decay=decay * factor)
+        case Lion():  # a sign has no size
+            return optimizer
+        case Lars():
+            raise RequestError(
+                "a summed loss with LARS has no averaged form: its steps of matrices do not depend on the gradient's "
+                "size, those of vectors do; average the loss, or take another optimizer"
+            )
         case _:
             assert_never(optimizer)

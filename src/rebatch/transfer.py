@@ -94,7 +94,7 @@ def transfer(
         before, moved = moved, rule.apply(moved, move)
         _refuse_undeclared(rule, before, moved)
         if moved != before:
-            changes += _changes(before, moved, rule.name, rule.why(move), rule.evidence, rule.source)
+            changes += _changes(before, moved, rule.name, rule.why(move), rule.evidence_for(tuned), rule.source)
     doubts = dict.fromkeys([*ignored, *(doubt for rule in chosen for doubt in rule.doubts(moved, move))])
     return Transfer(
         moved.replace(tuned=tuned),

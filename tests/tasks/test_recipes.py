@@ -43,7 +43,7 @@ def test_every_epoch_has_its_rate(name: str, examples: int) -> None:
 
 # Not of Hoffer et al., but of Page's series and what descends from it: tests/tasks/test_fast.py.
 FAST = ("page-resnet18", "resnet9", "fast94", "proxy")
-PAPER = [name for name in TASKS if not name.startswith(("digits", *(f"cifar10/{model}" for model in FAST)))]
+PAPER = [name for name in TASKS if not name.startswith(("digits", "text", *(f"cifar10/{model}" for model in FAST)))]
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -70,16 +70,19 @@ def test_weight_decay_is_as_in_the_reference() -> None:
     assert alexnet.weight_decay_until * 30 == 15
 
 
-SHAPES = {"digits": (64,), "mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "imagenet": (3, 224, 224)}
+SHAPES = {"digits": (64,), "mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "imagenet": (3, 224, 224), "text": (64,)}
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_makes_a_step(name: str) -> None:
-    """On made images, through the task's own model, recipe and way of being computed."""
+    """On made images, or bytes, through the task's own model, recipe and way of being computed."""
     task = TASKS[name]
     numbers = torch.Generator().manual_seed(0)
     inputs = torch.randn(8, *SHAPES.get(name.split("/")[0], (3, 32, 32)), generator=numbers)
-    data = DataSet(inputs, torch.randint(0, task.classes, (8,), generator=numbers))
+    places = [task.tokens_per_example] if task.tokens_per_example > 1 else []
+    if places:
+        inputs = inputs.abs()
+    data = DataSet(inputs, torch.randint(0, task.classes, (8, *places), generator=numbers))
     splits = Splits(data.subset(range(4)), data.subset(range(4, 6)), data.subset(range(6, 8)))
     model = task.model(0, splits)
     before = [parameter.detach().clone() for parameter in model.parameters()]
@@ -89,6 +92,6 @@ def test_every_task_makes_a_step(name: str) -> None:
     *_, row = train(model, splits, recipe, seed=0, evaluations=1, execution=execution)
     assert "diverged" not in row
     assert "validation_accuracy" in row
-    assert model(inputs[:2].to(next(model.parameters()).dtype)).shape == (2, task.classes)
+    assert model(inputs[:2].to(next(model.parameters()).dtype)).shape == (2, task.classes, *places)
     for start, parameter in zip(before, model.parameters(), strict=True):
         assert torch.equal(start, parameter) != parameter.requires_grad

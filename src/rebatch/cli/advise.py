@@ -40,7 +40,7 @@ def advise(
     from rebatch.tasks import find_task
 
     refuse_folder(output)
-    found = find_task(task)
+    found = find_task(task).sized(data_dir)
     named = not_measured(found, precision)
     count = threads or torch.get_num_threads()
     torch.set_num_threads(count)

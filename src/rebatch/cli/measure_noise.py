@@ -36,9 +36,10 @@ def noise_scale(
     run = chosen_run(task, recipe, seed, threads, data_dir)
     options = {"seed": seed, "looks": looks, "micro_batch_size": micro_batch_size, "norm": norm}
     found: list[Look] = []
+    unit = "" if run.tokens_per_example == 1 else f", in examples of {run.tokens_per_example} tokens"
     for look in noise_scale_along(run.model, run.data, run.recipe, **options):  # type: ignore[arg-type]
         if not found and not json:
-            say(f"{'step':>8} {'examples':>10} {'train loss':>10}  noise scale, 95 % interval")
+            say(f"{'step':>8} {'examples':>10} {'train loss':>10}  noise scale, 95 % interval{unit}")
         found.append(look)
         if not json:
             say(f"{look.step:>8,} {look.examples:>10,} {look.train_loss:>10.4g}  {look.noise_scale or 'too few steps'}")

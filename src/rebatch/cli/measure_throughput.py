@@ -58,7 +58,7 @@ def throughput(
     from rebatch.tasks import find_task
 
     wanted, limit = _sizes(sizes), None if memory_limit is None else parse_bytes(memory_limit)
-    found = find_task(task)
+    found = find_task(task).sized(data_dir)
     named = not_measured(found, precision)
     execution = choose_execution(
         found, named, _threads(threads, named), data_dir, channels_last=channels_last, compiled=compiled

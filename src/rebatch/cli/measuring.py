@@ -19,6 +19,7 @@ class ChosenRun:
     model: nn.Module
     data: Splits
     recipe: Recipe
+    tokens_per_example: int
 
 
 def chosen_run(task: str, recipe: Path | None, seed: int, threads: int | None, data_dir: Path | None) -> ChosenRun:
@@ -29,9 +30,9 @@ def chosen_run(task: str, recipe: Path | None, seed: int, threads: int | None, d
 
     if threads is not None:
         torch.set_num_threads(threads)
-    found = find_task(task)
+    found = find_task(task).sized(data_dir)
     data = found.data(seed, data_dir)
-    return ChosenRun(found.name, found.model(seed, data), data, chosen_recipe(found, recipe))
+    return ChosenRun(found.name, found.model(seed, data), data, chosen_recipe(found, recipe), found.tokens_per_example)
 
 
 def chosen_recipe(task: Task, recipe: Path | None) -> Recipe:

@@ -53,14 +53,14 @@ def run(
     from rebatch.study.plan import SCALES, make_plan, plan_name
     from rebatch.study.store import Store
     from rebatch.tasks import find_task
-    from rebatch.tasks.find import file_digest
+    from rebatch.tasks.find import run_digest
     from rebatch.tasks.presence import require_data
 
     if scale not in SCALES:
         raise RequestError(f"--scale {scale!r} is unknown{did_you_mean(scale, SCALES)}")
     study = find_study(name)
     task = task or study.task
-    found = find_task(task)
+    found = find_task(task).sized(data_dir)
     root_name = plan_name(study.name, found.name, scale)
     root = store or Path("rebatch-store") / root_name
     existing = Store(root) if (root / "store.json").exists() else None
@@ -77,7 +77,7 @@ def run(
         scale,
         execution=execution,
         seeds=seeds,
-        task_digest=file_digest(task),
+        task_digest=run_digest(task, found),
         command=for_all_arms(shlex.join(["rebatch", *sys.argv[1:]])),
     )
     wanted = _known_arms(arm, plan)

@@ -34,11 +34,11 @@ def train(
     from rebatch.recipe_file import read_recipe
     from rebatch.study.plan import RunSpec
     from rebatch.tasks import find_task
-    from rebatch.tasks.find import file_digest
+    from rebatch.tasks.find import run_digest
 
     if threads is not None:
         torch.set_num_threads(threads)
-    found = find_task(task)
+    found = find_task(task).sized(data_dir)
     named = not_measured(found, precision)
     execution = choose_execution(
         found, named, torch.get_num_threads(), data_dir, channels_last=channels_last, compiled=compiled
@@ -48,7 +48,7 @@ def train(
         recipe=read_recipe(recipe).as_tuned(),
         seed=seed,
         execution=execution,
-        task_digest=file_digest(task),
+        task_digest=run_digest(task, found),
     )
     world = World.from_environment()
     pieces = world.size > 1 or (micro_batch_size or spec.recipe.batch_size) < spec.recipe.batch_size

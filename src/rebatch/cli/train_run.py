@@ -100,11 +100,12 @@ def _progress(spec: RunSpec, task: Task, folder: RunFolder, world: World) -> Ite
     bars = (*columns, TimeRemainingColumn())
     with Progress(*bars, console=console, transient=True, disable=not console.is_terminal) as bar:
         line = bar.add_task("training", total=total_steps(spec.recipe, task.train))
+        unit = "examples" if task.tokens_per_example == 1 else "tokens"
         clock = _Clock(examples_seen(Checkpointer(folder.checkpoint).steps(), task.train, spec.recipe))
 
         def on_row(row: Row) -> None:
-            rate = clock.rate(row["examples"])
-            bar.update(line, completed=row["step"], description=f"loss {row['train_loss']:.4f}, {rate:,.0f} examples/s")
+            rate = f"{clock.rate(row['examples']) * task.tokens_per_example:,.0f} {unit}/s"
+            bar.update(line, completed=row["step"], description=f"loss {row['train_loss']:.4f}, {rate}")
             if "validation_accuracy" in row:
                 console.print(_line(row, rate), soft_wrap=True)
 
@@ -124,10 +125,10 @@ class _Clock:
         return rate
 
 
-def _line(row: Row, rate: float) -> str:
+def _line(row: Row, rate: str) -> str:
     return (
         f"epoch {row['epoch']:7.2f}  step {row['step']:>8,.0f}  lr {row['lr']:.3g}  loss {row['train_loss']:.4f}  "
-        f"validation {row['validation_accuracy']:.2f} %  {rate:,.0f} examples/s"
+        f"validation {row['validation_accuracy']:.2f} %  {rate}"
     )
 
 

@@ -7,7 +7,7 @@ import msgspec
 import typer
 
 from rebatch.batch_growth import grow_batch
-from rebatch.cli.options import Json
+from rebatch.cli.options import DataDir, Json
 from rebatch.cli.recipe import refuse_folder, write_to
 from rebatch.errors import RequestError
 from rebatch.knee import Knee, Known, language_model_knee
@@ -20,6 +20,7 @@ from rebatch.rules.move import Facts
 from rebatch.rules.rates import ADAM_EXPONENT
 from rebatch.rules.table import DEFAULT_RULES, PRESETS
 from rebatch.sweeps import read_sweep
+from rebatch.tasks import Task, find_task
 from rebatch.transfer import Transfer
 from rebatch.transfer import transfer as move
 
@@ -56,7 +57,15 @@ def transfer(
     ] = None,
     tokens: Annotated[
         float | None,
-        typer.Option("--tokens", help="Training tokens of a language model, batch sizes in tokens; gives its knee."),
+        typer.Option("--tokens", help="Training tokens of a language model; gives its knee."),
+    ] = None,
+    tokens_per_example: Annotated[
+        int | None,
+        typer.Option(
+            "--tokens-per-example",
+            help="Where batch sizes count sequences: tokens of one. The task's; else 1, batch sizes in tokens.",
+            min=1,
+        ),
     ] = None,
     parameters: Annotated[
         float | None, typer.Option("--parameters", help="With --tokens: parameters, embeddings left out.")
@@ -68,6 +77,7 @@ def transfer(
         int | None,
         typer.Option("--grow-to", help="Let the batch grow, up to this, in place of the learning rate's decay."),
     ] = None,
+    data_dir: DataDir = None,
     json: Json = False,
     output: Annotated[Path | None, typer.Option("--output", help="Write the new recipe to this file.")] = None,
 ) -> None:
@@ -76,7 +86,9 @@ def transfer(
     refuse_folder(output)
     tuned = _reduced(read_recipe(recipe), loss_reduction)
     fit = None if from_sweep is None else _fitted(from_sweep, tuned)
-    curve, known = _knee(knee, fit, tokens, parameters)
+    found = None if task is None else find_task(task)
+    length = _tokens_per_example(found, tokens_per_example)
+    curve, known = _knee(knee, fit, tokens, parameters, length)
     facts = Facts(
         noise_scale=noise_scale,
         critical_batch_size=critical_batch_size,
@@ -84,15 +96,16 @@ def transfer(
         knee_from=known,
         top_eigenvalue=top_eigenvalue,
     )
-    result = move(tuned, batch_size=batch_size, rules=chosen, examples=_examples(task, examples), facts=facts)
+    known_examples = _examples(found, examples, data_dir)
+    result = move(tuned, batch_size=batch_size, rules=chosen, examples=known_examples, facts=facts)
     if grow_to is not None:
-        result = _grown(result, grow_to, _examples(task, examples))
+        result = _grown(result, grow_to, known_examples)
     if output is not None:
         write_to(result.recipe, output)
     if json:
-        _print_json(result)
+        _print_json(result, length)
     else:
-        _print(result, output)
+        _print(result, output, length)
         if fit is not None:
             _print_sweep(fit, tuned.batch_size, batch_size)
 
@@ -107,10 +120,22 @@ def _grown(result: Transfer, most: int, examples: int | None) -> Transfer:
     return msgspec.structs.replace(result, recipe=grown, notes=(*result.notes, note), price=cost)
 
 
+def _tokens_per_example(task: Task | None, given: int | None) -> int:
+    """What the batch sizes count, in tokens: sequences of a language model, else examples of one token."""
+    if task is None:
+        return given or 1
+    if given not in (None, task.tokens_per_example):
+        raise RequestError(
+            f"--tokens-per-example is {given}, and an example of {task.name} has {task.tokens_per_example} tokens; "
+            "leave it out"
+        )
+    return task.tokens_per_example
+
+
 def _knee(
-    knee: float | None, fit: KneeFit | None, tokens: float | None, parameters: float | None
+    knee: float | None, fit: KneeFit | None, tokens: float | None, parameters: float | None, length: int
 ) -> tuple[Knee | None, Known]:
-    """The knee that the options give, and where it is from."""
+    """The knee that the options give, in examples of `length` tokens, and where it is from."""
     if sum(each is not None for each in (knee, fit, tokens)) > 1:
         raise RequestError("--knee, --from-sweep and --tokens each give the knee; use one of them")
     if parameters is not None and tokens is None:
@@ -118,7 +143,8 @@ def _knee(
     if fit is not None:
         return fit.knee, "sweep"
     if tokens is not None:
-        return language_model_knee(tokens, parameters), "law"
+        in_tokens = language_model_knee(tokens, parameters)
+        return msgspec.structs.replace(in_tokens, batch_size=in_tokens.batch_size / length), "law"
     return (None, "law") if knee is None else (Knee(batch_size=knee, exponent=ADAM_EXPONENT), "law")
 
 
@@ -151,29 +177,37 @@ def _reduced(recipe: Recipe, reduction: str | None) -> Recipe:
             raise RequestError(f"--loss-reduction must be sum or mean, got {reduction!r}")
 
 
-def _examples(task: str | None, examples: int | None) -> int | None:
-    from rebatch.tasks import find_task
+def _examples(task: Task | None, examples: int | None, data_dir: Path | None) -> int | None:
+    """N; without it, and with a note, where the task's data are the user's and not there."""
+    from rebatch.cli.output import note
 
     if task is None:
         return examples
     if examples is not None:
         raise RequestError("--task and --examples both give the number of examples; use one of them")
-    return find_task(task).train
+    try:
+        return task.sized(data_dir).train
+    except RequestError as error:
+        note(f"the number of examples is not known: {error}")
+        return None
 
 
-def _print(result: Transfer, output: Path | None) -> None:
+def _print(result: Transfer, output: Path | None, length: int) -> None:
     from rebatch.cli.output import note, say
     from rebatch.report.transfer_table import transfer_tables
 
     say(transfer_tables(result))
+    if length > 1:
+        sizes = [recipe.batch_size * length for recipe in (result.recipe.tuned or result.recipe, result.recipe)]
+        say(f"batches in tokens, {length} an example: {sizes[0]:,} -> {sizes[1]:,}")
     if output is None:
         say(f"\n{dumps_recipe(result.recipe)}")
     else:
         note(f"written to {output}")
 
 
-def _print_json(result: Transfer) -> None:
+def _print_json(result: Transfer, length: int) -> None:
     from rebatch.cli.output import write_json
 
-    document = {**msgspec.to_builtins(result), "recipe": to_table(result.recipe)}
+    document = {**msgspec.to_builtins(result), "recipe": to_table(result.recipe), "tokens_per_example": length}
     write_json(msgspec.json.format(msgspec.json.encode(document), indent=2))

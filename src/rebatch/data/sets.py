@@ -19,7 +19,7 @@ Indices = Tensor | NDArray[np.integer] | Sequence[int]
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Examples as published: `inputs` (N, ...), uint8 or float, and `targets` (N,) int64."""
+    """Examples as published: `inputs` (N, ...), uint8 or float, and `targets` (N,) int64, or (N, T) of sequences."""
 
     inputs: Tensor
     targets: Tensor
@@ -28,9 +28,17 @@ class DataSet:
         if len(self.inputs) != len(self.targets):
             counts = f"{len(self.inputs)} inputs and {len(self.targets)} targets"
             raise ValueError(f"inputs and targets must be equally many, got {counts}")
+        if self.has_sequences and (self.targets < 0).any():
+            # Sequences would weigh alike in a step, and tokens in short ones more than others.
+            raise ValueError("targets of sequences must all count, got some below 0 (ignored); cut whole windows")
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @property
+    def has_sequences(self) -> bool:
+        """Whether examples are sequences of tokens, each with a target."""
+        return self.targets.dim() > 1 and not self.targets.is_floating_point()
 
     def to(self, device: torch.device | str) -> "DataSet":
         """The same examples on `device`."""
@@ -69,10 +77,12 @@ def nested_order(targets: Tensor) -> Tensor:
     """An order of examples, shape (N,), whose first n are a subset with classes as even as n and the data allow.
 
     Subsets of different sizes are nested, and the same for every run: which examples a smaller set has is no part of
-    the question how its size matters.
+    the question how its size matters. Sequences, which have no class, come in any order.
     """
     labels = targets.cpu().numpy()
     shuffled = draws.generator(0, "nested_order").permutation(len(labels))
+    if labels.ndim > 1:
+        return torch.from_numpy(shuffled)
     ranks = np.empty(len(labels), dtype=np.int64)  # how many of its class come before an example
     for label in np.unique(labels):
         members = shuffled[labels[shuffled] == label]

@@ -106,7 +106,7 @@ def write_numbers(numbers: Optimizer, optimizer: torch.optim.Optimizer) -> None:
         for name in {"lr", "initial_lr"} & group.keys():
             _set(group, name, scaled(float(group[name]), old.lr, numbers.lr))
         _set(group, "weight_decay", scaled(float(group["weight_decay"]), old.weight_decay, numbers.weight_decay))
-        for name in SHARED[type(numbers)]:
+        for name in SHARED[kind_of(optimizer)]:
             _set(group, name, getattr(numbers, name))
 
 

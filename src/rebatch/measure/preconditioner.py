@@ -23,7 +23,7 @@ def adam_denominator(optimizer: Optimizer, parameter: nn.Parameter) -> Tensor | 
     if not state:
         return None
     group = next(group for group in optimizer.param_groups if any(each is parameter for each in group["params"]))
-    if "exp_avg_sq" in state:
+    if "exp_avg_sq" in state and "trust_ratio" not in state:  # LAMB divides by norms as well
         second = state.get("max_exp_avg_sq", state["exp_avg_sq"])
         second = second / (1.0 - group["betas"][1] ** float(state["step"]))
     elif "square_avg" in state and "acc_delta" not in state:  # Adadelta divides by more than that

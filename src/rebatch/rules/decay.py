@@ -6,11 +6,12 @@ grows by kappa lam stays, where it grows by sqrt(kappa) so does lam, and where i
 """
 
 import math
+from typing import assert_never
 
 import msgspec
 
 from rebatch.errors import RequestError
-from rebatch.recipe import AdamW, Recipe, Sgd
+from rebatch.recipe import Adagrad, AdamW, Lamb, Lars, Lion, Muon, Recipe, RmsProp, Sgd
 from rebatch.rules.move import Move
 
 
@@ -36,19 +37,26 @@ def same_memory(recipe: Recipe, move: Move) -> Recipe:
             if math.isclose(scale, 1.0, rel_tol=1e-12):
                 return recipe
             return _with_decay(recipe, recipe.optimizer.weight_decay * scale)
-        case AdamW(lr=lr, weight_decay=decay):
+        case (
+            AdamW(lr=lr, weight_decay=decay)
+            | Lion(lr=lr, weight_decay=decay)
+            | Lamb(lr=lr, weight_decay=decay)
+            | Muon(lr=lr, weight_decay=decay)
+        ):
             if lr * decay >= 1.0:
                 raise RequestError(
                     f"same_memory needs optimizer.lr x optimizer.weight_decay below 1, got {lr:g} x {decay:g}: such a "
                     "step keeps nothing of the weights; check weight_decay"
                 )
             return _with_decay(recipe, -math.expm1(move.kappa * math.log1p(-lr * decay)) / recipe.optimizer.lr)
-        case _:
+        case RmsProp() | Adagrad() | Lars():
             raise RequestError(
                 f"same_memory needs decoupled weight decay, or SGD; optimizer.type is "
                 f"{tuned.__struct_config__.tag!r}, which divides its decay by the gradient's size: take adamw, set "
                 "weight_decay to 0, or leave the rule out"
             )
+        case _:
+            assert_never(tuned)
 
 
 def decay_why(_: Move) -> str:

@@ -8,7 +8,7 @@ import msgspec
 from rebatch.batching import total_steps
 from rebatch.errors import RequestError
 from rebatch.price import steps_worth
-from rebatch.recipe import AdamW, Epochs, Examples, Recipe, Steps
+from rebatch.recipe import AdamW, Epochs, Examples, Lamb, Muon, Recipe, Steps
 from rebatch.rules.move import Move
 
 # A warm-up that is cut short by a larger batch keeps so many lifetimes of Adam's second moment, 1/(1 - beta2) steps.
@@ -111,7 +111,7 @@ def warmup_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
 def _warmup(recipe: Recipe, move: Move) -> float:
     same = move.tuned.schedule.warmup / _examples_factor(recipe, move, "same_warmup")
     optimizer = recipe.optimizer
-    if not isinstance(optimizer, AdamW) or move.kappa < 1:
+    if not isinstance(optimizer, AdamW | Lamb | Muon) or move.kappa < 1:
         return same
     steps = _steps(recipe, move), _steps(move.tuned, move)
     if steps[0] is None or steps[1] is None:

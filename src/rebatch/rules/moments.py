@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from typing import assert_never
 
 import msgspec
 
 from rebatch.errors import RequestError
-from rebatch.recipe import AdamW, Recipe, RmsProp
+from rebatch.recipe import Adagrad, AdamW, Lamb, Lars, Lion, Muon, Recipe, RmsProp, Sgd
 from rebatch.rules.move import Move
 
 # Within these beta2 was tried (Marek et al., 2025, arXiv 2507.07101, batch 1 to 4,096).
@@ -16,15 +17,24 @@ TRIED_BETA2 = (0.9, 0.99995)
 def beta2_half_life(recipe: Recipe, move: Move) -> Recipe:
     """The second moment remembers as many examples as before: beta2^kappa, RMSprop's alpha^kappa (Marek et al., 2025).
 
-    beta1 stays: .9 was best from batch 16 to 1,024 there.
+    beta1 stays: .9 was best from batch 16 to 1,024 there. Of Lion beta2 is the longer of its two memories, of Muon that
+    of AdamW's part; Muon's own momentum stays, as SGD's does.
     """
-    match move.tuned.optimizer:
-        case AdamW(betas=(beta1, beta2)):
+    tuned = move.tuned.optimizer
+    match tuned:
+        case (
+            AdamW(betas=(beta1, beta2))
+            | Lion(betas=(beta1, beta2))
+            | Lamb(betas=(beta1, beta2))
+            | Muon(betas=(beta1, beta2))
+        ):
             return _with(recipe, betas=(beta1, _half_life(beta2, move, "optimizer.betas")))
         case RmsProp(alpha=alpha):
             return _with(recipe, alpha=_half_life(alpha, move, "optimizer.alpha"))
-        case _:
+        case Sgd() | Adagrad() | Lars():
             return recipe
+        case _:
+            assert_never(tuned)
 
 
 def sde_betas(recipe: Recipe, move: Move) -> Recipe:
@@ -33,22 +43,28 @@ def sde_betas(recipe: Recipe, move: Move) -> Recipe:
     Raises:
         RequestError: kappa (1 - beta) is 1 or more: the moment would forget within a step, and the theory ends.
     """
-    match move.tuned.optimizer:
+    tuned = move.tuned.optimizer
+    match tuned:
         case AdamW(betas=(beta1, beta2)):
             return _with(recipe, betas=(_sde(beta1, move, "beta1"), _sde(beta2, move, "beta2")))
         case RmsProp(alpha=alpha):
             return _with(recipe, alpha=_sde(alpha, move, "alpha"))
-        case _:
+        case Sgd() | Adagrad() | Lion() | Lars() | Lamb() | Muon():  # not in the theory
             return recipe
+        case _:
+            assert_never(tuned)
 
 
 def sde_eps(recipe: Recipe, move: Move) -> Recipe:
     """eps / sqrt(kappa): it goes beside a gradient's size, which falls by sqrt(kappa) where noise dominates."""
-    match recipe.optimizer:
+    optimizer = recipe.optimizer
+    match optimizer:
         case AdamW(eps=eps) | RmsProp(eps=eps):
             return _with(recipe, eps=eps / math.sqrt(move.kappa))
-        case _:
+        case Sgd() | Adagrad() | Lion() | Lars() | Lamb() | Muon():
             return recipe
+        case _:
+            assert_never(optimizer)
 
 
 def average_half_life(recipe: Recipe, move: Move) -> Recipe:
@@ -63,7 +79,7 @@ def average_half_life(recipe: Recipe, move: Move) -> Recipe:
 def beta2_doubts(recipe: Recipe, _: Move) -> Sequence[str]:
     """A decay outside what was tried."""
     match recipe.optimizer:
-        case AdamW(betas=(_, beta)) | RmsProp(alpha=beta) if beta > 0.0:
+        case AdamW(betas=(_, beta)) | Lamb(betas=(_, beta)) | Muon(betas=(_, beta)) | RmsProp(alpha=beta) if beta > 0.0:
             low, high = TRIED_BETA2
             if not low <= beta <= high:
                 return (f"the second moment's decay {beta:.6g} is outside {low:g} to {high:g}, where it was tried",)

@@ -10,10 +10,13 @@ import msgspec
 from rebatch.errors import RequestError
 from rebatch.fields import require_types, show_value
 from rebatch.knee import Knee, Known
-from rebatch.recipe import Recipe
+from rebatch.recipe import Lamb, Lars, Lion, Muon, Recipe
 from rebatch.statistics import Interval
 
 Evidence = Literal["strong", "some", "weak"]
+
+# Optimizers whose transfers few have studied: what holds for SGD or AdamW is carried over to them.
+SELDOM_MOVED = (Lion, Lars, Lamb, Muon)
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -141,3 +144,8 @@ class Rule:
     source: str = ""
     holds: str = ""
     evidence: Evidence | Literal[""] = ""
+
+    def evidence_for(self, tuned: Recipe) -> Evidence | Literal[""]:
+        """How well it is borne out for the recipe's optimizer: weakly, where few have moved such an optimizer."""
+        moves_optimizer = any(field.startswith("optimizer.") or field == "schedule.warmup" for field in self.sets)
+        return "weak" if moves_optimizer and isinstance(tuned.optimizer, SELDOM_MOVED) else self.evidence

@@ -7,11 +7,14 @@ scale, for AdamW at a knee of its own. Linear and square root are what is left o
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import assert_never
+
+import msgspec
 
 from rebatch.errors import RequestError
 from rebatch.knee import Knee, Known, rate_interval
-from rebatch.recipe import AdamW, Recipe, RmsProp, Sgd
-from rebatch.rules.move import Move
+from rebatch.recipe import Adagrad, AdamW, Lamb, Lars, Lion, Muon, Optimizer, Recipe, RmsProp, Sgd
+from rebatch.rules.move import SELDOM_MOVED, Move
 from rebatch.stability import stable_lr
 from rebatch.statistics import Interval
 
@@ -64,10 +67,18 @@ def knee_lr(recipe: Recipe, move: Move) -> Recipe:
 def default_lr(recipe: Recipe, move: Move) -> Recipe:
     """Scale the learning rate by what is known best of the optimizer, see `default_curve`.
 
+    Of Muon's two parts each follows its own curve.
+
     Raises:
         RequestError: nothing is known of the run, and kappa is beyond `SAFE_KAPPA`.
     """
-    return scaled_lr(recipe, default_curve(move).factor, "default_lr")
+    factor = default_curve(move).factor
+    moved = scaled_lr(recipe, factor, "default_lr")
+    tuned = move.tuned.optimizer
+    if not isinstance(tuned, Muon):
+        return moved
+    own = tuned.adamw_lr_factor * adamw_part(move).factor / factor
+    return moved.replace(optimizer=msgspec.structs.replace(moved.optimizer, adamw_lr_factor=own))
 
 
 @dataclass(frozen=True)
@@ -83,16 +94,20 @@ class Curve:
 def default_curve(move: Move) -> Curve:
     """The default for the recipe's optimizer and the facts at hand.
 
-    A given knee goes first. SGD: the gain at the noise scale, else linear. Adam-like optimizers: half the noise scale
-    in place of the knee, else the square root.
+    A given knee goes first, see `own_knee`. SGD: the gain at the noise scale, else linear. Other optimizers: half the
+    noise scale in place of the knee, else the square root.
     """
-    knee, noise, sgd = move.facts.knee, move.facts.noise, isinstance(move.tuned.optimizer, Sgd)
+    noise, sgd = move.facts.noise, isinstance(move.tuned.optimizer, Sgd)
+    knee = None if move.facts.knee is None else own_knee(move.facts.knee, move.facts.knee_from, move.tuned.optimizer)
     if knee is not None:
-        return Curve(knee.factor(move.tuned.batch_size, move.batch_size), _knee_why(move), known=move.facts.knee_from)
+        return Curve(
+            knee.factor(move.tuned.batch_size, move.batch_size), _why_of(knee, move), known=move.facts.knee_from
+        )
     if noise is not None and sgd:
         return Curve(move.gain(noise.estimate), gain_why(move))
     if noise is not None:
-        guessed = Knee(batch_size=noise.estimate / 2, exponent=ADAM_EXPONENT)
+        assumed = Knee(batch_size=noise.estimate / 2, exponent=ADAM_EXPONENT)
+        guessed = own_knee(assumed, "unknown", move.tuned.optimizer)
         return Curve(
             guessed.factor(move.tuned.batch_size, move.batch_size),
             f"the curve of Adam-like optimizers with its knee at half the noise scale, {guessed.batch_size:g}",
@@ -102,10 +117,11 @@ def default_curve(move: Move) -> Curve:
         )
     if move.kappa > SAFE_KAPPA:
         name = "linear" if sgd else "square-root"
+        published = "legw" if isinstance(move.tuned.optimizer, Lars | Lamb) else "adam-sde"
         raise RequestError(
             f"default_lr knows nothing of this run, and kappa is {move.kappa:g}: beyond {SAFE_KAPPA} the {name} rule "
             f"fails on many; give {'--noise-scale' if sgd else '--from-sweep, --knee or --noise-scale'}, or take it "
-            f"all the same with --rules {'linear' if sgd else 'adam-sde'}"
+            f"all the same with --rules {'linear' if sgd else published}"
         )
     if sgd:
         return Curve(move.kappa, linear_why(move), "the linear rule holds below the noise scale, which is not given")
@@ -119,6 +135,32 @@ def default_curve(move: Move) -> Curve:
 
 # Of AdamW, below a knee of unknown place; in 17 language models .85 fits best (`docs/choosing-a-rule.md`).
 ADAM_EXPONENT = 0.75
+
+
+# Of steps whose length does not depend on the gradient's (a sign, a trust ratio, Muon's matrices): the square root.
+SIGN_EXPONENT = 0.5
+
+
+def own_knee(knee: Knee, known: Known, optimizer: Optimizer) -> Knee:
+    """The curve for `optimizer`, where `knee` was given for AdamW (a law, a number, a guess); a sweep's is its own.
+
+    Lion, LARS and LAMB: the square root below AdamW's knee, then flat. Muon: so too, with a smooth bend.
+    """
+    match optimizer:
+        case Sgd() | AdamW() | RmsProp() | Adagrad():
+            return knee
+        case Lion() | Lars() | Lamb():
+            return knee if known == "sweep" else msgspec.structs.replace(knee, exponent=SIGN_EXPONENT)
+        case Muon():
+            return knee if known == "sweep" else msgspec.structs.replace(knee, exponent=SIGN_EXPONENT, bend=1.0)
+        case _:
+            assert_never(optimizer)
+
+
+def adamw_part(move: Move) -> Curve:
+    """Of Muon: the curve of the weights that AdamW moves."""
+    as_adamw = move.tuned.replace(optimizer=AdamW(lr=move.tuned.optimizer.lr))
+    return default_curve(Move(as_adamw, move.batch_size, move.examples, move.facts))
 
 
 def knee_bounds(recipe: Recipe, move: Move) -> Interval:
@@ -168,7 +210,7 @@ def knee_why(move: Move) -> str:
     return _knee_why(move)
 
 
-def linear_doubts(_: Recipe, move: Move) -> Sequence[str]:
+def linear_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
     """A large kappa, and an optimizer that the rule was not made for."""
     found = []
     if move.kappa > SAFE_KAPPA:
@@ -176,15 +218,15 @@ def linear_doubts(_: Recipe, move: Move) -> Sequence[str]:
             f"kappa is {move.kappa:g}: beyond {SAFE_KAPPA} the linear rule often loses accuracy or diverges; "
             "add a warm-up, or compare with --rules hoffer"
         )
-    if isinstance(move.tuned.optimizer, AdamW | RmsProp):
+    if isinstance(move.tuned.optimizer, AdamW | RmsProp | Lion | Lamb | Muon):
         found.append("linear_lr was derived for SGD; for Adam-like optimizers the square root (sqrt_lr) is the better")
-    return found
+    return [*found, *seldom_doubts(recipe, move)]
 
 
-def sqrt_doubts(_: Recipe, move: Move) -> Sequence[str]:
+def sqrt_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
     """An optimizer that the rule is not for."""
     if not isinstance(move.tuned.optimizer, Sgd):
-        return ()
+        return seldom_doubts(recipe, move)
     return (
         "the square root matches the noise of one step, not the path: later work finds SGD's best rate linear in the "
         "batch size, then flat (docs/choosing-a-rule.md)",
@@ -194,7 +236,22 @@ def sqrt_doubts(_: Recipe, move: Move) -> Sequence[str]:
 def default_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
     """What the default leans on, and the edge of stability where the curvature is known."""
     doubt = default_curve(move).doubt
-    return [*([doubt] if doubt else []), *edge_doubts(recipe, move)]
+    return [*([doubt] if doubt else []), *edge_doubts(recipe, move), *seldom_doubts(recipe, move)]
+
+
+def seldom_doubts(_: Recipe, move: Move) -> Sequence[str]:
+    """An optimizer that few have moved between batch sizes."""
+    optimizer = move.tuned.optimizer
+    if not isinstance(optimizer, SELDOM_MOVED):
+        return ()
+    kind = optimizer.__struct_config__.tag
+    doubt = f"how to move {kind!r} between batch sizes rests on weak evidence"
+    if isinstance(optimizer, Lars | Lamb):
+        doubt += (
+            " (--rules legw is its authors' own); tuned SGD with Nesterov momentum and tuned AdamW match it "
+            "(Nado et al. 2021)"
+        )
+    return (doubt,)
 
 
 def edge_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
@@ -244,7 +301,10 @@ def _require_knee(move: Move) -> Knee:
 
 
 def _knee_why(move: Move) -> str:
-    knee = _require_knee(move)
+    return _why_of(_require_knee(move), move)
+
+
+def _why_of(knee: Knee, move: Move) -> str:
     factor = knee.factor(move.tuned.batch_size, move.batch_size)
     return (
         f"x {factor:.4g}: the best rate grows as the batch size to the power {knee.exponent:g} and bends flat at a "

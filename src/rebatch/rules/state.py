@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from rebatch.errors import RequestError
-from rebatch.recipe import Adagrad, AdamW, Recipe, RmsProp, Sgd
+from rebatch.recipe import Adagrad, AdamW, Lamb, Lars, Lion, Muon, Recipe, RmsProp, Sgd
 from rebatch.rules.move import Facts, Move
 
 Betas = tuple[float, float]
@@ -109,6 +109,11 @@ def carried(before: Recipe, after: Recipe, *, facts: Facts | None = None, exampl
             raise RequestError(
                 f"a state of optimizer {_kind(before)!r} cannot go on as one of {_kind(after)!r}: start the new "
                 "optimizer without a state"
+            )
+        case ((Lion() | Lars() | Lamb() | Muon()), _):
+            raise RequestError(
+                f"how the state of optimizer {_kind(before)!r} goes on at another batch size is not worked out: start "
+                "the new optimizer without a state"
             )
         case _:
             assert_never(before.optimizer)

@@ -85,12 +85,12 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             "default_lr",
-            _LR,
+            (*_LR, "optimizer.adamw_lr_factor"),
             rates.default_lr,
             lambda move: rates.default_curve(move).why,
             doubts=rates.default_doubts,
             bounds=rates.default_bounds,
-            formula="knee_lr, else gain_lr for SGD, else the rule of thumb of the optimizer up to kappa 8",
+            formula="knee_lr, else gain_lr for SGD, else the rule of thumb of the optimizer up to kappa 8 (see below)",
             source="docs/choosing-a-rule.md",
             holds="as the rule that it takes",
             evidence="some",
@@ -113,7 +113,7 @@ RULES: dict[str, Rule] = {
             doubts=moments.beta2_doubts,
             formula="beta2' = beta2^kappa, beta1' = beta1",
             source="Marek et al. 2025",
-            holds="AdamW, RMSprop; tried for beta2 from .9 to .99995",
+            holds="AdamW, RMSprop, Lion, LAMB, Muon's AdamW part; tried for beta2 from .9 to .99995",
             evidence="some",
         ),
         Rule(
@@ -268,6 +268,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "linear": ("linear_lr", "same_epochs"),
     "adam-sde": ("sqrt_lr", "same_memory", "sde_betas", "sde_eps", "same_epochs"),
     "gain": ("gain_lr", "same_memory", "noise_clip", "same_loss", "same_warmup"),
+    "legw": ("sqrt_lr", "same_epochs", "legw_warmup"),
     "bigbatch": ("sqrt_lr", "ghost_batch", "stretched_epochs", "authors_code"),
 }
 

@@ -38,7 +38,7 @@ class Bench:
         limit = self._memory.limit(workload.memory_limit, known_limit)
         self._world = World(device=self._memory.device)
         torch.optim.SGD([torch.zeros(1)])  # the first optimizer imports 70 MB of Python, which no size should count
-        task = find_task(workload.task)
+        task = find_task(workload.task).sized(workload.data_dir)
         self._data = task.data(workload.seed, workload.data_dir).to(self._world.device)
         self._memory.forget_most_held()  # first: what loading left in the heap is not held for long
         self._examples, self._baseline = len(self._data.train), self._memory.held()

@@ -113,6 +113,7 @@ def _result(
         metrics=_finite({**last, **finals(spec, model, data, world, watched)}),
         correct=pack(test.correct.numpy()),
         test_examples=len(test.correct),
+        tokens_per_example=test.correct[0].numel(),
     )
 
 

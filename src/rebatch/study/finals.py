@@ -61,7 +61,7 @@ def ghost_statistics(spec: RunSpec, model: nn.Module, data: Splits, _: World) ->
     finally:
         for layer, (mean, variance) in zip(layers, kept, strict=True):
             layer.running_mean, layer.running_var = mean, variance
-    return {"ghost_statistics_accuracy": 100.0 * correct / whole}
+    return {"ghost_statistics_accuracy": 100.0 * correct / test.targets.numel()}
 
 
 def curvature(spec: RunSpec, model: nn.Module, data: Splits, __: World) -> Mapping[str, float]:

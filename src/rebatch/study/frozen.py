@@ -17,6 +17,7 @@ from rebatch.measure.increments import Gradient
 from rebatch.observation import trainable
 from rebatch.recipe import Recipe
 from rebatch.training import train
+from rebatch.training.gradients import example_losses
 
 # Numbers that gradients of single examples may take at a time: 32 MB in float32, and so many examples. More are slower:
 # 1,024 examples of digits/mlp-plain take 0.37 s in chunks of 32, 0.7 to 1.0 s in chunks of 256.
@@ -57,7 +58,7 @@ def gradient_of(model: nn.Module, data: Splits) -> Gradient:
 
     def gradient(indices: Tensor, weights: Tensor) -> Tensor:
         inputs, targets = prepare(data.train, indices, data.normalize)
-        losses = F.cross_entropy(model(inputs), targets, reduction="none")
+        losses = example_losses(model(inputs), targets)
         parts = torch.autograd.grad((losses * weights.to(losses.dtype)).mean(), parameters)
         return torch.cat([part.reshape(-1) for part in parts])
 

@@ -30,7 +30,7 @@ from rebatch.schedule import lr_factor
 from rebatch.stability import Limit, edge, limited_by, stable_lr_of, unstable
 from rebatch.statistics import Interval
 from rebatch.study.branch import branch_recipe, refuse_feedback
-from rebatch.training import train
+from rebatch.training import cross_entropy, train
 
 # Branches try these multiples of the rate, each for so many steps.
 FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
@@ -170,7 +170,7 @@ def unseen_loss(model: nn.Module, data: Splits, *, seed: int, batch_size: int | 
     with torch.no_grad():
         for part in torch.split(torch.arange(count), size):
             inputs, targets = source.batch(0, part)
-            total += F.cross_entropy(probe(inputs), targets, reduction="sum").item()
+            total += cross_entropy(probe(inputs), targets).item()
     return total / count
 
 

@@ -39,8 +39,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     those of the process that finished it, less than the whole where a run was resumed.
 
     `accuracy` is on the test set in percent, at the last step (chance where the run diverged; None for a probe that
-    classifies nothing); `correct` holds which test examples were right, packed bits in base64. `metrics` are the
-    numbers of the last row and what was measured after it.
+    classifies nothing); `correct` holds which test examples were right, packed bits in base64, one for each token of a
+    sequence. `metrics` are the numbers of the last row and what was measured after it.
     """
 
     status: Literal["done", "diverged"]
@@ -50,13 +50,15 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     test_loss: float | None = None
     correct: str = ""
     test_examples: int = 0
+    tokens_per_example: int = 1
     seconds: float = 0.0
     environment: Mapping[str, Any] = {}
 
-    def hits(self) -> NDArray[np.bool_]:
-        """Which test examples were right, shape (test_examples,)."""
+    def hits(self) -> NDArray[np.bool_] | NDArray[np.float64]:
+        """Which test examples were right, shape (test_examples,); of sequences, which part of their tokens."""
         bits = np.frombuffer(base64.b64decode(self.correct), dtype=np.uint8)
-        return np.unpackbits(bits, count=self.test_examples).astype(bool)
+        hits = np.unpackbits(bits, count=self.test_examples * self.tokens_per_example).astype(bool)
+        return hits if self.tokens_per_example == 1 else hits.reshape(self.test_examples, -1).mean(axis=1)
 
 
 def pack(hits: NDArray[np.bool_]) -> str:

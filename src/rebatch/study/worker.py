@@ -111,10 +111,12 @@ def _do(job: Job, pipe: Connection, environment: Mapping[str, Any]) -> Message:
 
 
 def _task(job: Job) -> Task:
-    """The job's task; a run must not be computed by another file than the one its spec names."""
-    from rebatch.tasks.find import file_digest, find_task
+    """The job's task; a run must not be computed by another file, or on other data, than its spec names."""
+    from rebatch.tasks.find import find_task, run_digest
 
-    task = find_task(job.task)
-    if file_digest(job.task) != job.spec.task_digest:
-        raise RequestError(f"the file of {job.task} changed while the study ran; run the study again, all of it")
+    task = find_task(job.task).sized(job.data_dir)
+    if run_digest(job.task, task) != job.spec.task_digest:
+        raise RequestError(
+            f"the file or the data of {job.task} changed while the study ran; run the study again, all of it"
+        )
     return task

@@ -75,6 +75,14 @@ def file_digest(reference: str) -> str:
     return hashlib.sha256(Path(reference.rpartition(":")[0]).read_bytes()).hexdigest()[:16]
 
 
+def run_digest(reference: str, task: Task) -> str:
+    """What identifies in a run what the user brought: the task's file, and the data that `sized` has looked at."""
+    of_file, of_data = file_digest(reference), task.digest
+    if not of_file or not of_data:
+        return of_file or of_data
+    return hashlib.sha256(f"{of_file}{of_data}".encode()).hexdigest()[:16]
+
+
 def describe(error: BaseException) -> str:
     """`ZeroDivisionError: my bug (mine.py:7)`: an error in one line, with the last line of the user's code in it."""
     message = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")

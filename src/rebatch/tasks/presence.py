@@ -18,6 +18,7 @@ def require_data(task: Task, data_dir: Path | None) -> None:
     """
     if TASKS.get(task.name) is not task:
         return
+    task.sized(data_dir)  # what the user brings is counted, so it is there
     name, folder = task.name.partition("/")[0], choose(data_dir)
     if name in CATALOG:
         locate(CATALOG[name], folder)

@@ -29,6 +29,7 @@ from rebatch.tasks.recipes import (
     WRN16_4_PREACT,
 )
 from rebatch.tasks.task import Task
+from rebatch.tasks.text import char_lm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -155,6 +156,7 @@ TASKS: dict[str, Task] = _by_name(
         # Said, not measured: measuring would decode for minutes, and on every machine with such images this is fastest.
         execution=Execution(precision="bfloat16", memory_format="channels_last"),
     ),
+    char_lm("text/char-lm"),
 )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rebatch.errors import RequestError
 from rebatch.execution import Execution
@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 FLOAT32 = Execution()
 
 
+class Sizes(NamedTuple):
+    """How many examples the files of a data folder give, and what identifies their content."""
+
+    train: int
+    validation: int
+    test: int
+    digest: str
+
+
 @dataclass(frozen=True)
 class Task:
     """What to train, on what, and the recipe that was tuned for it.
@@ -28,7 +37,7 @@ class Task:
         name: `data/model`.
         recipe: the reference recipe, tuned at its batch size on the validation split.
         train, validation, test: number of examples of the three splits. What is chosen is chosen on the validation
-            split; the test set is read once, after the last step.
+            split; the test set is read once, after the last step. 0 where `sizes` must look at the data first.
         classes: number of classes; a diverged run counts as 100/classes percent.
         build: makes a new model with fresh weights from torch's global generator.
         load: the three splits, from a data folder and a seed.
@@ -37,6 +46,9 @@ class Task:
         regimes: further recipes by name: "code" is what the paper's released code does where that looks like a slip,
             "planned" what it plans and then cuts short, "batch-512" what the author tuned at that batch size.
         prepare: what a fresh model takes from the training data before its first step, such as whitened patches.
+        sizes: for data that the user brings: how many examples a data folder gives, without torch.
+        tokens_per_example: targets of one example, each of them predicted: the length of a language model's sequences.
+        digest: identifies such data in a run; `sized` sets it.
     """
 
     name: str
@@ -51,11 +63,26 @@ class Task:
     execution: Execution | Literal["auto"] = FLOAT32
     regimes: Mapping[str, Recipe] = field(default_factory=dict, hash=False)
     prepare: Callable[[nn.Module, Splits], object] | None = None
+    sizes: Callable[[Path], Sizes] | None = None
+    tokens_per_example: int = 1
+    digest: str = ""
 
     @property
     def chance(self) -> float:
         """Accuracy of a guess, in percent: what a diverged run counts as."""
         return 100.0 / self.classes
+
+    def sized(self, data_dir: Path | None = None) -> Task:
+        """The task with the numbers of examples that the data folder gives; itself where they are always the same.
+
+        Raises:
+            RequestError: the data are not there, or too few.
+        """
+        if self.sizes is None:
+            return self
+        from rebatch.data.folder import data_dir as choose
+
+        return replace(self, **self.sizes(choose(data_dir))._asdict())
 
     def regime(self, name: str) -> Recipe:
         """The recipe of `regimes` called `name`.
@@ -96,7 +123,8 @@ class Task:
 
         splits = self.load(choose(data_dir), seed)
         sizes = (len(splits.train), len(splits.validation), len(splits.test))
-        expected = (self.train, self.validation, self.test)
+        promised = self.sized(data_dir)
+        expected = (promised.train, promised.validation, promised.test)
         if sizes != expected:
             raise RequestError(f"task {self.name} promises splits of {expected} examples, its data has {sizes}")
         return splits

@@ -19,7 +19,10 @@ from rebatch.training.gradients import SummedLoss, as_executed, autocast, cross_
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss per example, accuracy in percent, and which examples were right: bool, shape (N,), on the CPU."""
+    """Mean loss per example, accuracy in percent, and which targets were hit: bool, shape (N,), on the CPU.
+
+    Of sequences loss and accuracy are per token, and the shape is (N, T).
+    """
 
     loss: float
     accuracy: float
@@ -48,9 +51,8 @@ def evaluate(
     share = cut([1] * len(data), world.size)
     start, stop = offsets([len(part) for part in share])[world.rank]
     total = torch.zeros((), dtype=torch.float64, device=data.targets.device)
-    correct = [
-        torch.zeros(0, dtype=torch.bool, device=data.targets.device)
-    ]  # more ranks than examples: a share is empty
+    none = torch.zeros_like(data.targets[:0], dtype=torch.bool)  # more ranks than examples: a share is empty
+    correct = [none]
     with _evaluating(model), autocast(execution, world.device.type):
         for first in range(start, stop, batch_size):
             inputs, targets = prepare(data, slice(first, min(first + batch_size, stop)), normalize)

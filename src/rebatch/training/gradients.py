@@ -33,12 +33,21 @@ def cross_entropy(
 ) -> Tensor:
     """Cross-entropy summed over examples, each times its weight; outputs (B, classes), targets (B,), weights (B,).
 
+    An example may be a sequence, with outputs (B, classes, T) and targets (B, T): it counts as the mean over its T
+    tokens. So a step's sum over its number of examples is the sum over all its tokens over their number.
     With `label_smoothing` s the target distribution is 1 - s on the label plus s spread evenly over all classes.
     """
     if weights is None:
-        return F.cross_entropy(outputs, targets, reduction="sum", label_smoothing=label_smoothing)
-    losses = F.cross_entropy(outputs, targets, reduction="none", label_smoothing=label_smoothing)
+        summed = F.cross_entropy(outputs, targets, reduction="sum", label_smoothing=label_smoothing)
+        return summed if outputs.dim() == 2 else summed / outputs.shape[2:].numel()
+    losses = example_losses(outputs, targets, label_smoothing=label_smoothing)
     return losses.mul(weights.to(losses.dtype)).sum()
+
+
+def example_losses(outputs: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """What `cross_entropy` sums, shape (B,): the loss of each example, for a sequence the mean over its tokens."""
+    losses = F.cross_entropy(outputs, targets, reduction="none", label_smoothing=label_smoothing)
+    return losses if outputs.dim() == 2 else losses.flatten(1).mean(1)
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ from rebatch.training.noise import StepNoise, chunks
 
 Row = dict[str, float]
 """A row of a run: `step`, `epoch`, `examples` seen, `lr` of the last step, `train_loss` since the row before, what
-observers wrote, and at evenly spaced rows `validation_loss` and `validation_accuracy` (percent). A run that diverged
-ends with a row that holds `diverged` = 1."""
+observers wrote, at evenly spaced rows `validation_loss` and `validation_accuracy` (percent), and where examples are
+sequences `tokens` seen. A run that diverged ends with a row that holds `diverged` = 1."""
 
 
 @dataclass
@@ -138,6 +138,8 @@ class Run:
         train_loss = self.world.sum(self.loss_sum).item() / since
         self.loss_sum, self.last_row = torch.zeros_like(self.loss_sum), step
         row = {"step": step, "epoch": seen / self.examples, "examples": seen, "lr": lr, "train_loss": train_loss}
+        if self.data.train.has_sequences:
+            row["tokens"] = seen * self.data.train.targets[0].numel()
         for observer in self.observers:
             row |= {name: float(value) for name, value in observer.row(self.model).items()}
         if evaluated:
