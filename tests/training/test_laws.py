@@ -16,7 +16,7 @@ from rebatch.errors import RequestError
 from rebatch.measure import WeightDistance
 from rebatch.nn import GhostBatchNorm1d, convert_ghost_batch_norm
 from rebatch.observation import Observation, Observer, every
-from rebatch.recipe import AdamW, Epochs, Recipe, Steps
+from rebatch.recipe import AdamW, Epochs, Lamb, Lars, Lion, Muon, Optimizer, Recipe, Steps
 from toy import RECIPE, assert_same_state, state_of, toy_model, toy_splits
 from training.runs import assert_same_rows, run, stopped_and_resumed
 
@@ -50,6 +50,29 @@ def test_without_norm_any_micro_batch_size_gives_the_same_run() -> None:
         rows, weights = run(recipe, toy_model(norm=False), micro_batch_size=micro_batch_size)
         assert_same_rows(rows, whole[0], rtol=1e-10)
         assert_same_state(weights, whole[1], rtol=1e-10)
+
+
+@pytest.mark.parametrize("optimizer", [Lion(lr=1e-3, weight_decay=0.1), Lars(lr=0.5, weight_decay=1e-3), Lamb(lr=0.01)])
+def test_micro_batch_size_does_not_change_the_run_of_a_packaged_optimizer(optimizer: Optimizer) -> None:
+    pytest.importorskip("pytorch_optimizer", reason="the extra `optimizers` is not installed")
+    recipe = RECIPE.replace(ghost_batch_size=None, optimizer=optimizer)
+    rows, weights = run(recipe, toy_model(norm=False))
+    cut_rows, cut_weights = run(recipe, toy_model(norm=False), micro_batch_size=3)
+    assert_same_rows(cut_rows, rows, rtol=1e-10)
+    assert_same_state(cut_weights, weights, rtol=1e-10)
+
+
+@pytest.mark.parametrize("optimizer", [Lars(lr=0.5), Lamb(lr=0.01), Muon(lr=0.01)])
+def test_other_optimizers_resume_bit_for_bit(optimizer: Optimizer, tmp_path: Path) -> None:
+    if not isinstance(optimizer, Muon):
+        pytest.importorskip("pytorch_optimizer", reason="the extra `optimizers` is not installed")
+    elif not hasattr(torch.optim, "Muon"):
+        pytest.skip("torch is older than 2.9 and has no Muon")
+    recipe = RECIPE.replace(optimizer=optimizer)
+    rows, weights = run(recipe)
+    resumed_rows, resumed = stopped_and_resumed(recipe, tmp_path, after=4)
+    assert_same_rows(resumed_rows, rows)
+    assert_same_state(resumed, weights)
 
 
 def test_plain_batch_norm_over_micro_batches_is_refused_unless_the_user_says_otherwise() -> None:
