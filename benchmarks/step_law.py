@@ -36,9 +36,9 @@ from knee_law import (
 from numpy.typing import NDArray
 
 from rebatch.errors import RequestError
+from rebatch.interval import Interval
 from rebatch.knee import Knee, language_model_knee
 from rebatch.knee_fit import SHAPES, Prior, fit_knee, predict
-from rebatch.statistics import Interval
 from rebatch.study.environment import environment
 from rebatch.sweeps import Run, Sweep, best_rates
 

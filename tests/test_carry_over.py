@@ -11,10 +11,10 @@ from torch import Tensor
 
 from rebatch import AdamW, Epochs, Recipe, Sgd, apply_recipe, build_optimizer, carry_over
 from rebatch.errors import RequestError
+from rebatch.interval import Interval
 from rebatch.recipe import Adagrad, Lamb, Lars, Lion, Muon, Optimizer, RmsProp
 from rebatch.rules.move import Facts
 from rebatch.rules.state import carried, same_correction
-from rebatch.statistics import Interval
 from toy import toy_model
 
 OLD, NEW = 3, 15

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rebatch.critical_batch import climb, drawn_steps, first_passage, fit_critical_batch_size
-from rebatch.statistics import Interval
+from rebatch.interval import Interval
 
 SIZES = [16, 16, 64, 64, 256, 256, 1024, 1024]
 

@@ -9,6 +9,7 @@ from rebatch.averaging import Ema
 from rebatch.batching import total_steps
 from rebatch.cli.main import run
 from rebatch.errors import RequestError
+from rebatch.interval import Interval
 from rebatch.knee import Knee
 from rebatch.price import examples_factor, expected, mean_examples_factor
 from rebatch.recipe import Adagrad, AdamW, Budget, Epochs, Examples, Optimizer, Recipe, RmsProp, Sgd, Steps
@@ -16,7 +17,6 @@ from rebatch.recipe_file import write_recipe
 from rebatch.rules.move import Facts
 from rebatch.rules.table import PRESETS, RULES
 from rebatch.schedule import Constant, Cosine
-from rebatch.statistics import Interval
 from rebatch.transfer import Transfer, transfer
 
 N = 50_000

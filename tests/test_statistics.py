@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from rebatch.interval import Interval
 from rebatch.statistics import (
     Contrast,
-    Interval,
     crossed_contrast,
     fieller,
     holm_levels,

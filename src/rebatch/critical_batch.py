@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rebatch.statistics import Interval
+from rebatch.interval import Interval
 
 Array = NDArray[np.float64]
 

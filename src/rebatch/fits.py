@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rebatch.statistics import Interval, mean_interval
+from rebatch.interval import Interval
+from rebatch.statistics import mean_interval
 
 Array = NDArray[np.float64]
 

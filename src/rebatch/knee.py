@@ -15,7 +15,7 @@ import msgspec
 
 from rebatch.errors import RequestError
 from rebatch.fields import require_types, show_value
-from rebatch.statistics import Interval
+from rebatch.interval import Interval
 
 Known = Literal["sweep", "law", "unknown"]
 

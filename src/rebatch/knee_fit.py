@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rebatch.errors import RequestError
+from rebatch.interval import Interval
 from rebatch.knee import Knee
-from rebatch.statistics import Interval
 from rebatch.sweeps import BestRate, Sweep, best_rates
 
 Array = NDArray[np.float64]

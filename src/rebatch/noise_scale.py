@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rebatch.statistics import Interval, mean_interval, positive_ratio
+from rebatch.interval import Interval
+from rebatch.statistics import mean_interval, positive_ratio
 
 # Intervals are drawn from the means of so many blocks of steps: noise of successive steps may be correlated a little,
 # and 20 blocks know their own scatter well enough (`tests/test_noise_scale.py` has the coverage).

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from rebatch.distributed import World
-from rebatch.statistics import Interval
+from rebatch.interval import Interval
 
 
 @dataclass(frozen=True)

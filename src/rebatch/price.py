@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import msgspec
 
 from rebatch.batching import examples_seen, total_steps
+from rebatch.interval import Interval
 from rebatch.knee import Knee
 from rebatch.recipe import Epochs, Examples, Recipe, Steps
-from rebatch.statistics import Interval
 
 
 class Cost(msgspec.Struct, frozen=True):

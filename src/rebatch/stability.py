@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
+from rebatch.interval import Interval
 from rebatch.recipe import Sgd
-from rebatch.statistics import Interval
 
 Limit = Literal["curvature", "forgetting", "both", "neither"]
 

@@ -12,13 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-
-class Interval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An estimate with the bounds of its confidence interval; `low` and `high` may be infinite."""
-
-    estimate: float
-    low: float
-    high: float
+from rebatch.interval import Interval
 
 
 class Contrast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -13,7 +13,7 @@ from statistics import median
 
 import msgspec
 
-from rebatch.statistics import Interval
+from rebatch.interval import Interval
 
 # Fewer values than this have no interval at 95 %: the median lies outside min .. max of five in 1 of 16 samples.
 FEWEST_ROUNDS = 6

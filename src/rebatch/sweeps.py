@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rebatch.errors import RequestError, did_you_mean
-from rebatch.statistics import Interval
+from rebatch.interval import Interval
 
 Array = NDArray[np.float64]
 Edge = Literal["lowest", "highest"]

@@ -10,13 +10,13 @@ import msgspec
 from rebatch.batching import steps_per_epoch
 from rebatch.errors import RequestError, did_you_mean
 from rebatch.fields import show_value, typed
+from rebatch.interval import Interval
 from rebatch.price import Expected, Price, expected, price
 from rebatch.recipe import Recipe, Steps
 from rebatch.recipe_file import to_table
 from rebatch.reduction import SCALED_FIELDS, with_gradient_times
 from rebatch.rules.move import Facts, Move, Rule
 from rebatch.rules.table import DEFAULT_RULES, PRESETS, RULES
-from rebatch.statistics import Interval
 
 
 class Change(msgspec.Struct, frozen=True):

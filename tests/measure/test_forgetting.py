@@ -13,10 +13,10 @@ from rebatch import draws
 from rebatch.data.augment import Flip, PadCrop
 from rebatch.data.batches import past_batches
 from rebatch.data.sets import DataSet, Splits
+from rebatch.interval import Interval
 from rebatch.measure import Decay, Forgetting, fit_decay
 from rebatch.observation import Observation, Observer
 from rebatch.recipe import Recipe
-from rebatch.statistics import Interval
 from rebatch.training import train
 from toy import FLOAT64, RECIPE, assert_same_state, state_of, toy_model, toy_splits
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from measure.small_problem import EXAMPLES, per_example_gradients, small_gradient
+from rebatch.interval import Interval
 from rebatch.measure.increments import (
     Setting,
     covariance_trace,
@@ -20,7 +21,6 @@ from rebatch.measure.increments import (
     trace_ratio,
     update_moments,
 )
-from rebatch.statistics import Interval
 
 SETTINGS = [
     Setting(7, 0.3),

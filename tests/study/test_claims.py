@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from rebatch.errors import RequestError
-from rebatch.statistics import Contrast, Interval, crossed_contrast, paired_contrast
+from rebatch.interval import Interval
+from rebatch.statistics import Contrast, crossed_contrast, paired_contrast
 from rebatch.study.claims import (
     AllOf,
     ArmOutcome,

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from rebatch.errors import RequestError
+from rebatch.interval import Interval
 from rebatch.measure import Decay
 from rebatch.measure.curvature import TopEigenvalue, top_eigenvalue
 from rebatch.recipe import AdamW, Epochs, Recipe, Sgd, Steps
 from rebatch.schedule import Constant, Linear, MultiStep, Plateau
-from rebatch.statistics import Interval
 from rebatch.study.limits import Limits, high_rate_ends, measure_limits, unseen_loss
 from rebatch.tasks import TASKS
 from toy import RECIPE, assert_same_state, state_of, toy_model, toy_splits

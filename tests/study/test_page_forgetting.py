@@ -11,10 +11,10 @@ from rebatch.data.sets import DataSet, Splits
 from rebatch.distributed import World
 from rebatch.errors import RequestError
 from rebatch.execution import Execution
+from rebatch.interval import Interval
 from rebatch.measure import Decay
 from rebatch.recipe import Epochs, Recipe, Sgd, Steps
 from rebatch.schedule import lr_factor
-from rebatch.statistics import Interval
 from rebatch.study.claims import quantities_of
 from rebatch.study.finals import finals, watchers
 from rebatch.study.plan import SCALES, Arm, Plan, RunSpec, Scale, make_plan

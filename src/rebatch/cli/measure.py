@@ -11,7 +11,7 @@ from rebatch.cli.measure_throughput import throughput
 from rebatch.cli.options import DataDir, Json, RecipeOption, Seed, TaskName, Threads
 
 if TYPE_CHECKING:
-    from rebatch.statistics import Interval
+    from rebatch.interval import Interval
     from rebatch.study.limits import Limits
 
 app = typer.Typer(help="Measure what batch size does to a run.", no_args_is_help=True, rich_markup_mode=None)

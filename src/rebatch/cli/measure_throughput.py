@@ -11,7 +11,7 @@ from rebatch.errors import RequestError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from rebatch.statistics import Interval
+    from rebatch.interval import Interval
     from rebatch.study.capacity import Capacity, Largest, Size
 
 ENDED = {

@@ -1,7 +1,7 @@
 """`rebatch transfer`: a tuned recipe to another batch size. Imports no torch."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -11,7 +11,6 @@ from rebatch.cli.options import DataDir, Json
 from rebatch.cli.recipe import refuse_folder, write_to
 from rebatch.errors import RequestError
 from rebatch.knee import Knee, Known, language_model_knee
-from rebatch.knee_fit import SHAPES, KneeFit, fit_knee, predict
 from rebatch.price import price
 from rebatch.recipe import Recipe, Sgd
 from rebatch.recipe_file import dumps_recipe, read_recipe, to_table
@@ -19,10 +18,12 @@ from rebatch.reduction import with_loss_reduction
 from rebatch.rules.move import Facts
 from rebatch.rules.rates import ADAM_EXPONENT
 from rebatch.rules.table import DEFAULT_RULES, PRESETS
-from rebatch.sweeps import read_sweep
 from rebatch.tasks import Task, find_task
 from rebatch.transfer import Transfer
 from rebatch.transfer import transfer as move
+
+if TYPE_CHECKING:
+    from rebatch.knee_fit import KneeFit
 
 
 def transfer(
@@ -133,7 +134,7 @@ def _tokens_per_example(task: Task | None, given: int | None) -> int:
 
 
 def _knee(
-    knee: float | None, fit: KneeFit | None, tokens: float | None, parameters: float | None, length: int
+    knee: float | None, fit: "KneeFit | None", tokens: float | None, parameters: float | None, length: int
 ) -> tuple[Knee | None, Known]:
     """The knee that the options give, in examples of `length` tokens, and where it is from."""
     if sum(each is not None for each in (knee, fit, tokens)) > 1:
@@ -148,17 +149,20 @@ def _knee(
     return (None, "law") if knee is None else (Knee(batch_size=knee, exponent=ADAM_EXPONENT), "law")
 
 
-def _fitted(path: Path, tuned: Recipe) -> KneeFit:
+def _fitted(path: Path, tuned: Recipe) -> "KneeFit":
     """The knee of a table's runs, or of a store's."""
+    from rebatch.knee_fit import SHAPES, fit_knee
     from rebatch.study.store import Store
     from rebatch.study.sweep_store import stored_sweep
+    from rebatch.sweeps import read_sweep
 
     sweep = stored_sweep(Store(path)) if path.is_dir() else read_sweep(path)
     return fit_knee(sweep, SHAPES["sgd" if isinstance(tuned.optimizer, Sgd) else "adamw"])
 
 
-def _print_sweep(fit: KneeFit, *batch_sizes: int) -> None:
+def _print_sweep(fit: "KneeFit", *batch_sizes: int) -> None:
     from rebatch.cli.output import note
+    from rebatch.knee_fit import predict
 
     note(f"knee of the sweep: {fit}; left out, with their best rate at an end of those tried: {len(fit.left_out)}")
     for size in batch_sizes:

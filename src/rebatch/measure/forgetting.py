@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rebatch.interval import Interval
 from rebatch.observation import Observation, Observer
-from rebatch.statistics import Interval
 
 Array = NDArray[np.float64]
 

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rebatch.statistics import Contrast, Interval, fieller, paired_contrast
+from rebatch.interval import Interval
+from rebatch.statistics import Contrast, fieller, paired_contrast
 
 Array = NDArray[np.float64]
 

@@ -17,8 +17,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from rebatch.interval import Interval
 from rebatch.observation import trainable
-from rebatch.statistics import Contrast, Interval, fieller, paired_contrast
+from rebatch.statistics import Contrast, fieller, paired_contrast
 
 Array = NDArray[np.float64]
 

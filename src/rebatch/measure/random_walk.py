@@ -20,7 +20,8 @@ A step by step walker sees log t to 15 or so. `mean_square_distance` has no such
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rebatch.statistics import Interval, paired_contrast
+from rebatch.interval import Interval
+from rebatch.statistics import paired_contrast
 
 Array = NDArray[np.float64]
 

@@ -6,8 +6,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rebatch.advice import WORTH, Advice, Option
+from rebatch.interval import Interval
 from rebatch.report.transfer_table import borderless
-from rebatch.statistics import Interval
 
 
 def options_table(advice: Advice) -> Table:

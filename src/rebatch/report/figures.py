@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rebatch.interval import Interval
 from rebatch.report.layout import (
     AXIS,
     LINE_LENGTH,
@@ -28,7 +29,6 @@ from rebatch.report.layout import (
     translucent,
 )
 from rebatch.report.series import ArmAccuracy, Curve, EffectRow, RunRecord, comparison
-from rebatch.statistics import Interval
 from rebatch.study.claims import Verdict
 
 # Okabe and Ito's palette, told apart by color-blind readers, without black and yellow that vanish on one background.

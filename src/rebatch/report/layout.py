@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rebatch.statistics import Interval
+from rebatch.interval import Interval
 
 Figure = dict[str, Any]
 Trace = dict[str, Any]

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rebatch.interval import Interval
 from rebatch.recipe_file import dumps_recipe
 from rebatch.report.figures import arm_styles
 from rebatch.report.markup import Html, definitions, element, joined, table
@@ -12,7 +13,6 @@ from rebatch.report.series import ArmRecord, comparison
 from rebatch.report.summary import ArmSummary, ClaimSummary, StudySummary
 from rebatch.report.terminal import MANY, effect, percent, plain_interval, share, signed
 from rebatch.report.transfer_table import show
-from rebatch.statistics import Interval
 from rebatch.study.claims import PartEffect, Quantity, Verdict, seeds_to_decide
 from rebatch.study.plan import Plan
 

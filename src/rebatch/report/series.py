@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rebatch.batching import examples_seen, measured_steps, total_steps
+from rebatch.interval import Interval
 from rebatch.recipe import Recipe
 from rebatch.report.summary import ClaimSummary
-from rebatch.statistics import Interval, mean_interval
+from rebatch.statistics import mean_interval
 from rebatch.study.claims import Comparison, Equivalent, Greater, Quantity, Verdict, region
 from rebatch.study.plan import Plan
 from rebatch.study.store import Result, Store

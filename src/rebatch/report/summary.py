@@ -6,8 +6,9 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from rebatch.interval import Interval
 from rebatch.price import Cost, cost
-from rebatch.statistics import Interval, mean_interval
+from rebatch.statistics import mean_interval
 from rebatch.study.choosing import edge_of_grid, validation_accuracy
 from rebatch.study.claims import ArmOutcome, PartEffect, Quantities, Quantity, unit
 from rebatch.study.judging import gap_share, judge

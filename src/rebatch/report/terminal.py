@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rebatch.interval import Interval
 from rebatch.report.summary import (
     Accuracy,
     ArmSummary,
@@ -16,7 +17,6 @@ from rebatch.report.summary import (
     StudySummary,
 )
 from rebatch.report.transfer_table import borderless, show
-from rebatch.statistics import Interval
 from rebatch.study.claims import Quantity
 
 MANY = 16  # candidates or quantities: beyond that a table shows only those that matter to the claims

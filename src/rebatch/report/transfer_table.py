@@ -5,9 +5,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rebatch.interval import Interval
 from rebatch.price import Cost
 from rebatch.recipe import Recipe
-from rebatch.statistics import Interval
 from rebatch.transfer import Transfer
 
 

@@ -9,9 +9,9 @@ import msgspec
 
 from rebatch.errors import RequestError
 from rebatch.fields import require_types, show_value
+from rebatch.interval import Interval
 from rebatch.knee import Knee, Known
 from rebatch.recipe import Lamb, Lars, Lion, Muon, Recipe
-from rebatch.statistics import Interval
 
 Evidence = Literal["strong", "some", "weak"]
 

@@ -12,11 +12,10 @@ from typing import assert_never
 import msgspec
 
 from rebatch.errors import RequestError
+from rebatch.interval import Interval
 from rebatch.knee import Knee, Known, rate_interval
 from rebatch.recipe import Adagrad, AdamW, Lamb, Lars, Lion, Muon, Optimizer, Recipe, RmsProp, Sgd
 from rebatch.rules.move import SELDOM_MOVED, Move
-from rebatch.stability import stable_lr
-from rebatch.statistics import Interval
 
 # Without a measurement a rule of thumb is trusted so far: beyond, most tasks lie above their knee (Goyal et al., 2017,
 # needed a long warm-up, and from 8,192 on lost accuracy).
@@ -256,6 +255,8 @@ def seldom_doubts(_: Recipe, move: Move) -> Sequence[str]:
 
 def edge_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
     """A rate beyond what the measured curvature lets stand."""
+    from rebatch.stability import stable_lr  # loads numpy, which a transfer seldom needs
+
     top, optimizer = move.facts.top_eigenvalue, recipe.optimizer
     if top is None or not isinstance(optimizer, Sgd):
         return ()

@@ -15,7 +15,7 @@ import msgspec
 from rebatch.batching import refuse_split_ghosts
 from rebatch.errors import RequestError
 from rebatch.execution import Execution
-from rebatch.statistics import Interval
+from rebatch.interval import Interval
 from rebatch.step_time import (
     FEWEST_ROUNDS,
     StepTimeFit,

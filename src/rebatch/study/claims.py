@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rebatch.errors import RequestError
-from rebatch.statistics import Interval
+from rebatch.interval import Interval
 
 Verdict = Literal["confirmed", "refuted", "undecided"]
 Hits = NDArray[np.bool_] | NDArray[np.float64]

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rebatch.interval import Interval
 from rebatch.statistics import (
     Contrast,
-    Interval,
     crossed_contrast,
     fieller,
     holm_levels,

@@ -22,13 +22,13 @@ from rebatch.data.batches import BatchSource, past_batches, prepare
 from rebatch.data.sets import Splits
 from rebatch.errors import RequestError
 from rebatch.execution import Execution
+from rebatch.interval import Interval
 from rebatch.measure.curvature import TopEigenvalue, top_eigenvalue
 from rebatch.measure.forgetting import LEAST_BATCHES, Decay, Forgetting, fit_decay
 from rebatch.observation import trainable
 from rebatch.recipe import Optimizer, Recipe, Sgd
 from rebatch.schedule import lr_factor
 from rebatch.stability import Limit, edge, limited_by, stable_lr_of, unstable
-from rebatch.statistics import Interval
 from rebatch.study.branch import branch_recipe, refuse_feedback
 from rebatch.training import cross_entropy, train
 

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from rebatch.interval import Interval
 from rebatch.report.paper.canvas import color, notes, panels, whiskers
 from rebatch.report.paper.material import Material
-from rebatch.statistics import Interval
 from rebatch.study.probes import Bagging
 from rebatch.study.studies.mini_batches.bagging import ARMS, KINDS
 

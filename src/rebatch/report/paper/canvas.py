@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rebatch.interval import Interval
 from rebatch.report.figures import COLORS
 from rebatch.report.series import Curve
-from rebatch.statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

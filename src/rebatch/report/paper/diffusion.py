@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rebatch.interval import Interval
 from rebatch.report.paper.canvas import MARKERS, color, interval_words, notes, panels, plain_ticks
 from rebatch.report.paper.material import Material
-from rebatch.statistics import Interval, mean_interval
+from rebatch.statistics import mean_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rebatch.interval import Interval
 from rebatch.report.paper.canvas import INK, QUIET, band, color, notes, panels, plain_ticks, wrapped
 from rebatch.report.paper.material import Material
 from rebatch.report.series import geometric_interval
-from rebatch.statistics import Interval
 from rebatch.study.studies.mini_batches.gradient_error import (
     AGREE,
     END,

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from rebatch.interval import Interval
 from rebatch.report.paper.canvas import MARKERS, QUIET, band, color, interval_words, notes, panels, plain_ticks
 from rebatch.report.paper.material import Course, Material
-from rebatch.statistics import Interval
 from rebatch.study.studies.mini_batches.hardware_batch import BATCHES, GRID, LINE, MICRO_BATCHES, VGG, milliseconds
 
 if TYPE_CHECKING:

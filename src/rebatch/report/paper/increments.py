@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rebatch.interval import Interval
 from rebatch.report.paper.canvas import QUIET, SHADE, color, notes, panels, plain_ticks, whiskers
 from rebatch.report.paper.material import Material
-from rebatch.statistics import Interval
 from rebatch.study.claims import Quantity, comparisons, region
 from rebatch.study.plan import Plan
 from rebatch.study.studies.hoffer_2017.increments import PLACES, WITHIN

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rebatch.interval import Interval
 from rebatch.report.paper.canvas import QUIET, band, color, notes, panels, plain_ticks
 from rebatch.report.paper.material import Material
 from rebatch.report.series import ArmRecord, geometric_interval
-from rebatch.statistics import Interval
 from rebatch.study.studies.hoffer_2017.landscape import BATCH, FULL, LABELS
 
 if TYPE_CHECKING:

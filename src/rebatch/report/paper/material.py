@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rebatch.errors import RequestError
+from rebatch.interval import Interval
 from rebatch.report.series import ArmRecord, read_arms
 from rebatch.report.summary import StudySummary
-from rebatch.statistics import Interval
 from rebatch.study.plan import Arm, Plan
 from rebatch.study.store import Store
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rebatch.interval import Interval
 from rebatch.report.paper.canvas import color, notes, panels, whiskers
 from rebatch.report.paper.material import Material
 from rebatch.report.series import arm_accuracy
-from rebatch.statistics import Interval
 from rebatch.study.studies.hoffer_2017.common import LARGE, LR, PUBLISHED, RA
 from rebatch.study.studies.hoffer_2017.momentum_reset import COLUMNS, DOSES
 

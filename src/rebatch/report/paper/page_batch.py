@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rebatch.interval import Interval
 from rebatch.report.paper.canvas import band, color, notes, panels, plain_ticks, whiskers
 from rebatch.report.paper.material import Material
 from rebatch.report.series import Curve, arm_accuracy, column_curve
-from rebatch.statistics import Interval
 from rebatch.study.studies.page_2018.batch import LARGE, LATE, SMALL, ghost_arm
 from rebatch.study.studies.page_2018.common import mean_lr
 

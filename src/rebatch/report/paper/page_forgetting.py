@@ -4,10 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rebatch.interval import Interval
 from rebatch.report.paper.canvas import QUIET, band, color, interval_words, notes, panels
 from rebatch.report.paper.material import Material
 from rebatch.report.series import ArmRecord, column_curve
-from rebatch.statistics import Interval, mean_interval
+from rebatch.statistics import mean_interval
 from rebatch.study.studies.page_2018.forgetting import FACTORS, HALF, LONGEST, WHOLE
 
 if TYPE_CHECKING:

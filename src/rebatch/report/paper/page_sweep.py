@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
+from rebatch.interval import Interval
 from rebatch.recipe import Recipe
 from rebatch.report.paper.canvas import QUIET, color, interval_words, notes, panels, plain_ticks
 from rebatch.report.paper.material import Material
 from rebatch.report.series import RunRecord, geometric_interval
 from rebatch.stability import Limit, limited_by
-from rebatch.statistics import Interval
 from rebatch.study.records import FinishedRun
 from rebatch.study.studies.page_2018.common import mean_lr
 from rebatch.study.studies.page_2018.sweep import Sweep, sweeps

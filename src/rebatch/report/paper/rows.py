@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rebatch.interval import Interval
 from rebatch.report.figures import VERDICT_COLORS
 from rebatch.report.layout import padded, shorten
 from rebatch.report.paper.canvas import INK, QUIET, SHADE, color, whiskers, wrapped
 from rebatch.report.paper.material import Material
 from rebatch.report.series import arm_accuracy, comparison
 from rebatch.report.summary import ClaimSummary
-from rebatch.statistics import Interval
 from rebatch.study.claims import Verdict, region, unit
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rebatch.escape import CURVATURE, kramers_exponent, kramers_steps, saddle_slope
+from rebatch.interval import Interval
 from rebatch.report.paper.canvas import (
     MARKERS,
     QUIET,
@@ -17,7 +18,6 @@ from rebatch.report.paper.canvas import (
     plain_ticks,
 )
 from rebatch.report.paper.material import Course, Material
-from rebatch.statistics import Interval
 from rebatch.study.studies.mini_batches.saddle_escape import (
     FULL,
     LINEAR,

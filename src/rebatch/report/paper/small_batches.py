@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rebatch.interval import Interval
 from rebatch.report.paper.canvas import MARKERS, QUIET, band, color, notes, panels, plain_ticks, whiskers
 from rebatch.report.paper.material import Material
 from rebatch.report.series import arm_accuracy, geometric_interval
-from rebatch.statistics import Interval
 from rebatch.study.studies.mini_batches.small_batch_claims import FLAT, TUNED_SMALL, tuned
 from rebatch.study.studies.mini_batches.small_batch_numbers import EPOCHS, STEPS, course_arm
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from rebatch.interval import Interval
 from rebatch.report.paper.canvas import INK, band, color, interval_words, notes, panels, plain_ticks
 from rebatch.report.paper.material import Material
 from rebatch.report.series import ArmRecord, geometric_interval
-from rebatch.statistics import Interval
 from rebatch.study.probes import RandomWalk
 
 if TYPE_CHECKING:

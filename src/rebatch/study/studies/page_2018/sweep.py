@@ -24,9 +24,9 @@ import msgspec
 import numpy as np
 
 from rebatch.batching import steps_per_epoch, total_steps
+from rebatch.interval import Interval
 from rebatch.recipe import Recipe, Sgd, Steps
 from rebatch.stability import edge, optimum, stable_lr_of, unstable
-from rebatch.statistics import Interval
 from rebatch.study.claims import AllOf, Claim, Quantity, Test
 from rebatch.study.plan import Arm, Design, Scale, Study, TrainingSet
 from rebatch.study.records import FinishedRun, SeedRuns
