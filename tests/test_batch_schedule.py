@@ -21,12 +21,24 @@ from rebatch.batching import (
 )
 from rebatch.cli.main import run as command
 from rebatch.errors import RequestError
-from rebatch.price import cost
+from rebatch.price import cost, price
 from rebatch.recipe import AdamW, Budget, Defects, Epochs, Examples, Recipe, Sgd, Steps
 from rebatch.recipe_file import dumps_recipe, loads_recipe, read_recipe, write_recipe
-from rebatch.schedule import Constant, Cosine, Linear, MultiStep, PiecewiseConstant, Plateau, Schedule, lr_factor
+from rebatch.reduction import with_loss_reduction
+from rebatch.schedule import (
+    Constant,
+    Cosine,
+    Linear,
+    MultiStep,
+    PiecewiseConstant,
+    PiecewiseLinear,
+    Plateau,
+    Schedule,
+    lr_factor,
+)
+from rebatch.study.branch import branch_off
 from rebatch.transfer import transfer
-from toy import RECIPE, assert_same_state, toy_model
+from toy import RECIPE, assert_same_state, toy_model, toy_splits
 from training.runs import assert_same_rows, run, stopped_and_resumed
 
 GROWS = RECIPE.replace(batch_size=5, ghost_batch_size=None, batch_schedule=((0.3, 1.4), (0.7, 3.2)), budget=Epochs(3))
@@ -221,12 +233,40 @@ def test_growth_saves_steps_and_keeps_the_examples() -> None:
         (TUNED, 64, "most must be above batch_size 64, got 64"),
         (TUNED.replace(schedule=Constant()), 128, "schedule.type 'constant' does not fall"),
         (TUNED.replace(schedule=Plateau(patience=0.1)), 128, "a function of progress, got 'plateau'"),
+        (TUNED.replace(schedule=PiecewiseConstant(points=((0.5, 4.0),))), 128, "'piecewise_constant' does not fall"),
         (TUNED.replace(batch_schedule=((0.5, 2.0),)), 128, "its batch grows already"),
+        (TUNED.replace(loss_reduction="sum"), 128, "a summed gradient grows with the batch"),
+        (TUNED.replace(schedule=Cosine()), 100, "none fits between 64 and 100; allow 128 or more"),
     ],
 )
 def test_what_cannot_grow_is_told(recipe: Recipe, most: int, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         grow_batch(recipe, most=most)
+
+
+def test_a_rate_that_rises_first_grows_the_batch_from_its_peak_on() -> None:
+    """Warm-up, stable, decay, as points; and a triangle whose first half stays."""
+    stable = PiecewiseLinear(points=((0.0, 0.0), (0.1, 1.0), (0.8, 1.0), (1.0, 0.0)))
+    grown = grow_batch(TUNED.replace(schedule=stable), most=256)
+    assert grown.batch_sizes == (64, 128, 256)
+    assert [start for start, _ in grown.batch_schedule] == pytest.approx([0.9, 0.95])
+    triangle = PiecewiseLinear(points=((0.0, 0.2), (0.3, 1.0), (1.0, 0.0)))
+    grown = grow_batch(TUNED.replace(schedule=triangle), most=512)
+    assert grown.batch_sizes == (64, 128, 256, 512)
+    assert lr_factor(grown.schedule, 0.15) == pytest.approx(0.6)
+
+
+def test_what_is_about_one_batch_size_refuses_several() -> None:
+    with pytest.raises(RequestError, match="has no twin with the other loss_reduction"):
+        with_loss_reduction(GROWS, "sum")
+    with pytest.raises(RequestError, match="with a schedule that is a function of progress"):
+        GROWS.replace(schedule=Plateau(patience=0.1))
+    with pytest.raises(RequestError, match="a critical batch size is about one batch size, and batch_schedule has"):
+        branch_off(toy_model(), toy_splits(), GROWS, at=0.0, seeds=1)
+
+
+def test_without_n_the_steps_of_a_growing_batch_are_counted_too() -> None:
+    assert price(TUNED, grow_batch(TUNED, most=1024), None).steps_factor == pytest.approx(1850 / 3200)
 
 
 def test_the_command_grows_a_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,6 +279,7 @@ def test_the_command_grows_a_batch(tmp_path: Path, capsys: pytest.CaptureFixture
     out = capsys.readouterr().out
     assert "note: the batch grows from 128 to 512 where the learning rate fell" in out
     assert "steps     3,200    1,000" in out
+    assert "batch_schedule" in out.partition("price")[0]
 
 
 def test_torch_is_not_seeded_by_any_of_this() -> None:

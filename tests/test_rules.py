@@ -14,6 +14,7 @@ from rebatch.knee import Knee
 from rebatch.price import examples_factor, expected, mean_examples_factor
 from rebatch.recipe import Adagrad, AdamW, Budget, Epochs, Examples, Optimizer, Recipe, RmsProp, Sgd, Steps
 from rebatch.recipe_file import write_recipe
+from rebatch.reduction import with_loss_reduction
 from rebatch.rules.move import Facts
 from rebatch.rules.table import PRESETS, RULES
 from rebatch.schedule import Constant, Cosine
@@ -114,8 +115,8 @@ def test_a_beta2_outside_what_was_tried_is_doubted() -> None:
 
     assert doubts(1024) == ()
     assert "decay 0.996996 " not in str(doubts(384))
-    assert doubts(128 * 200)[0].startswith("the second moment's decay 0.818649 is outside 0.9 to 0.99995")
-    assert doubts(4)[0].startswith("the second moment's decay 0.999969 is outside")
+    assert doubts(128 * 200)[0].startswith("the second moment's decay 0.818649 (1 - 0.181) is outside 0.9 to 0.99995")
+    assert doubts(4)[0].startswith("the second moment's decay 0.999969 (1 - 3.13e-05) is outside")
 
 
 def test_the_sde_rule_is_malladis() -> None:
@@ -194,6 +195,55 @@ def test_a_warm_up_keeps_its_examples_and_adams_two_lifetimes() -> None:
     assert moved(SGD, 1024, "same_warmup").schedule == Constant()
 
 
+def test_a_long_warm_up_stays_and_an_unknown_floor_is_told() -> None:
+    long = ADAM.replace(schedule=Cosine(warmup=0.7))
+    assert moved(long, 256, "same_epochs", "same_warmup").schedule.warmup == 0.7
+    found = transfer(ADAM, batch_size=256, rules=["same_epochs", "same_warmup"])
+    assert found.warnings[0].startswith("without N the steps of the warm-up are not known")
+
+
+def test_nothing_was_edited_where_rules_read_each_other() -> None:
+    """The floor of the warm-up follows from the new beta2: a chain of defaults has nothing to warn of."""
+    tuned = ADAM.replace(schedule=Cosine(warmup=0.01), averaging=None, max_grad_norm=None)
+    facts = Facts(knee=Knee(batch_size=1000.0, exponent=0.7, bend=4.0))
+    there = transfer(tuned, batch_size=512, examples=N, facts=facts)
+    again = transfer(there.recipe, batch_size=1024, examples=N, facts=facts)
+    assert (there.warnings, again.warnings) == ((), ())
+
+
+def test_a_decay_that_would_flip_weights_is_refused() -> None:
+    start = SGD.replace(batch_size=16, optimizer=Sgd(lr=0.5, weight_decay=5e-3))
+    with pytest.raises(RequestError, match=r"optimizer\.lr x weight_decay would be 10\.2"):
+        transfer(start, batch_size=65_536, rules=["gain_lr", "same_memory"], facts=Facts(noise_scale=20.0))
+
+
+def test_a_noise_scale_of_at_least_so_much_is_the_linear_rule_with_a_bound() -> None:
+    facts = Facts(noise_scale=Interval(math.inf, 100.0, math.inf))
+    found = transfer(SGD, batch_size=1024, rules="gain_lr", facts=facts)
+    assert found.recipe.optimizer.lr == pytest.approx(0.8)
+    assert found.lr is not None
+    assert found.lr.low == pytest.approx(0.1 * (1 + 100 / 128) / (1 + 100 / 1024))
+    with pytest.raises(RequestError, match="the estimate of noise_scale must be positive, got 0"):
+        Facts(noise_scale=Interval(0.0, 0.0, 100.0))
+
+
+def test_an_eigenvalue_is_used_or_said_not_to_be() -> None:
+    facts = Facts(top_eigenvalue=10.0, noise_scale=1e9)
+    for rules in ("linear", "gain_lr", "default_lr"):
+        for recipe in (SGD, with_loss_reduction(SGD, "sum")):
+            doubts = transfer(recipe, batch_size=1024, rules=rules, facts=facts).warnings
+            assert any(doubt.startswith("optimizer.lr 0.8 is beyond the edge") for doubt in doubts)
+    doubts = transfer(ADAM, batch_size=256, facts=facts).warnings
+    assert any("top eigenvalue is not used" in doubt for doubt in doubts)
+
+
+def test_clipping_in_steps_and_to_a_norm_are_doubted() -> None:
+    recipe = SGD.replace(max_grad_norm=1.0, clip_steps=500, clip_mode="normalize")
+    doubts = transfer(recipe, batch_size=1024, rules="noise_clip").warnings
+    assert "clip_steps stays at 500 steps, which see 8 times the examples" in doubts
+    assert "fixes the same length for a gradient of another" in doubts[1]
+
+
 def test_a_warm_up_never_eats_the_run() -> None:
     tiny = ADAM.replace(budget=Epochs(1), schedule=Cosine(warmup=0.4), batch_size=16)
     found = transfer(tiny, batch_size=1024, rules=["same_epochs", "same_warmup"], examples=N)
@@ -230,7 +280,7 @@ class TestTheDefaultRate:
         assert self.of(ADAM, 512, Facts()).recipe.optimizer.lr == pytest.approx(2e-3)
 
     @pytest.mark.parametrize(
-        ("start", "way_out"), [(SGD, "--rules linear"), (ADAM, "--rules adam-sde")], ids=["sgd", "adamw"]
+        ("start", "way_out"), [(SGD, "--rules linear"), (ADAM, "--rules sqrt_lr,same_epochs")], ids=["sgd", "adamw"]
     )
     def test_beyond_kappa_8_it_asks_for_a_measurement(self, start: Recipe, way_out: str) -> None:
         with pytest.raises(RequestError, match=rf"kappa is 9: beyond 8 .* fails on many; .* with {way_out}"):

@@ -71,7 +71,7 @@ def test_the_default_rate_is_the_square_root_and_bends_flat_at_a_knee(optimizer:
     assert found.lr / optimizer.lr == pytest.approx(own.factor(128, 1024), rel=1e-12)
     swept = moved(recipe, 1024, "default_lr", facts=Facts(knee=KNEE, knee_from="sweep")).optimizer
     assert swept.lr / optimizer.lr == pytest.approx(KNEE.factor(128, 1024), rel=1e-12)
-    with pytest.raises(RequestError, match="legw" if isinstance(optimizer, Lars | Lamb) else "adam-sde"):
+    with pytest.raises(RequestError, match="legw" if isinstance(optimizer, Lars | Lamb) else "sqrt_lr,same_epochs"):
         moved(recipe, 2048, "default_lr")
 
 

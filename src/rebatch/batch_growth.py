@@ -48,12 +48,22 @@ def grow_batch(recipe: Recipe, *, most: int) -> Recipe:
     """
     if recipe.batch_schedule:
         raise RequestError("the recipe's batch_schedule is set: its batch grows already")
+    if recipe.loss_reduction == "sum":
+        raise RequestError(
+            "a summed gradient grows with the batch, and its weight decay would have to: write the recipe for averaged "
+            "losses first (--loss-reduction mean)"
+        )
     if most <= recipe.batch_size:
         raise RequestError(f"the batch can only grow: most must be above batch_size {recipe.batch_size}, got {most}")
     jumps = _jumps(recipe.schedule)
     stairs = _stairs(recipe, most) if jumps is None else jumps
     limit = most / recipe.batch_size
-    growth = [(start, min(1.0 / factor, limit) if factor > 0.0 else limit) for start, factor in stairs]
+    growth = [(start, max(1.0, min(1.0 / factor, limit)) if factor > 0.0 else limit) for start, factor in stairs]
+    if jumps is None and limit < 2.0:
+        raise RequestError(
+            f"under a smooth schedule the batch grows by doublings, and none fits between {recipe.batch_size} and "
+            f"{most}; allow {2 * recipe.batch_size} or more"
+        )
     if not growth or max(g for _, g in growth) <= 1.0:
         kind = recipe.schedule.__struct_config__.tag
         raise RequestError(f"the batch grows where the learning rate falls, and schedule.type {kind!r} does not fall")
@@ -94,13 +104,21 @@ def _stairs(recipe: Recipe, most: int) -> list[tuple[float, float]]:
 
 def _reached(schedule: Schedule, level: float) -> float | None:
     """The progress after the warm-up at which a falling factor comes down to `level`."""
-    low, high = schedule.warmup, 1.0
+    low, high = _peak(schedule), 1.0
     if lr_factor(schedule, high) > level or lr_factor(schedule, low) < level:
         return None
     for _ in range(BISECTIONS):
         middle = (low + high) / 2.0
         low, high = (middle, high) if lr_factor(schedule, middle) > level else (low, middle)
     return high
+
+
+def _peak(schedule: Schedule) -> float:
+    """From where on the rate may fall: the end of the warm-up, or the last of the highest points."""
+    if not isinstance(schedule, PiecewiseLinear):
+        return schedule.warmup
+    highest = max(factor for _, factor in schedule.points)
+    return max(schedule.warmup, *(at for at, factor in schedule.points if factor == highest))
 
 
 def _rate(recipe: Recipe, factor: float, growth: float) -> float:
@@ -118,8 +136,8 @@ def _steps(recipe: Recipe, stairs: list[tuple[float, float]], growth: list[tuple
 
 def _pieces(recipe: Recipe, growth: list[tuple[float, float]]) -> PiecewiseLinear:
     """The smooth schedule times what the batch has grown by, with a steep line at each stair."""
-    points: list[tuple[float, float]] = []
-    starts = [recipe.schedule.warmup, *(start for start, _ in growth), 1.0]
+    points = [*_rise(recipe.schedule)]
+    starts = [_peak(recipe.schedule), *(start for start, _ in growth), 1.0]
     for place, (low, high) in enumerate(pairwise(starts)):
         g = growth[place - 1][1] if place else 1.0
         for piece in range(PIECES + 1):
@@ -127,6 +145,13 @@ def _pieces(recipe: Recipe, growth: list[tuple[float, float]]) -> PiecewiseLinea
             shift = 1e-9 if piece == PIECES and place < len(growth) else 0.0  # just before the next stair
             points.append((at - shift, _rate(recipe, lr_factor(recipe.schedule, at), g)))
     return PiecewiseLinear(points=tuple(points), warmup=recipe.schedule.warmup)
+
+
+def _rise(schedule: Schedule) -> list[tuple[float, float]]:
+    """The points of a piecewise schedule before its peak."""
+    if not isinstance(schedule, PiecewiseLinear):
+        return []
+    return [(at, factor) for at, factor in schedule.points if at < _peak(schedule)]
 
 
 def _merged(growth: list[tuple[float, float]]) -> list[tuple[float, float]]:

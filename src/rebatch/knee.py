@@ -128,6 +128,11 @@ def gain_knee(noise_scale: float) -> Knee:
     return Knee(batch_size=noise_scale, exponent=1.0, bend=1.0)
 
 
+def adam_knee(batch_size: float) -> Knee:
+    """AdamW's curve with a knee that is known: exponent and bend are those of the language models' law."""
+    return Knee(batch_size=batch_size, exponent=0.75, bend=4.0)
+
+
 def language_model_knee(tokens: float, parameters: float | None = None) -> Knee:
     """AdamW's curve for a transformer trained on so many tokens; the knee too is in tokens, so count batches in them.
 
@@ -145,7 +150,7 @@ def language_model_knee(tokens: float, parameters: float | None = None) -> Knee:
     """
     _require(0 < tokens < math.inf, "tokens", "positive and finite", tokens)
     if parameters is None:
-        return Knee(batch_size=0.58 * tokens**0.571, exponent=0.75, bend=4.0)
+        return adam_knee(0.58 * tokens**0.571)
     _require(0 < parameters < math.inf, "parameters", "positive and finite", parameters)
     knee = 3.3e5 * (tokens / 2e10) ** 0.67 * (parameters / 4e8) ** -0.455
     return Knee(batch_size=knee, exponent=0.85, bend=4.0)

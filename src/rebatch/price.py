@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -100,8 +101,15 @@ def _nominal(recipe: Recipe) -> tuple[float, float]:
     """(steps, examples) of whole batches; in units of the training set's size where the budget is in epochs."""
     match recipe.budget:
         case Epochs(epochs=epochs):
-            return epochs / recipe.batch_size, epochs
+            return epochs * _steps_each(recipe), epochs
         case Steps(steps=steps):
             return steps, steps * recipe.batch_size
         case Examples(examples=examples):
-            return examples / recipe.batch_size, examples
+            return examples * _steps_each(recipe), examples
+
+
+def _steps_each(recipe: Recipe) -> float:
+    """Steps for each example: the mean of 1/B along the run."""
+    ends = [0.0, *(start for start, _ in recipe.batch_schedule), 1.0]
+    shares = (stop - start for start, stop in pairwise(ends))
+    return math.fsum(share / size for share, size in zip(shares, recipe.batch_sizes, strict=True))

@@ -9,7 +9,7 @@ import msgspec
 from rebatch.averaging import Averaging
 from rebatch.errors import RequestError
 from rebatch.fields import require_types, show_value
-from rebatch.schedule import ROUNDING, Constant, Schedule
+from rebatch.schedule import ROUNDING, Constant, Feedback, Schedule
 
 LastBatch = Literal["keep", "drop"]
 LossReduction = Literal["mean", "sum"]
@@ -387,6 +387,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "with a budget in epochs or examples (steps are no measure of progress where their size changes)",
             "steps",
         )
+        listens = isinstance(self.schedule, Feedback)
+        _require(not listens, "batch_schedule", "with a schedule that is a function of progress", "one that listens")
         chunks = self.defects.ghost_split == "chunks" and self.ghost_batch_size is not None
         _require(not chunks, "batch_schedule", 'without defects.ghost_split = "chunks"', "both")
 

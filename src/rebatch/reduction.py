@@ -33,6 +33,11 @@ def with_loss_reduction(recipe: Recipe, reduction: LossReduction) -> Recipe:
     """
     if recipe.loss_reduction == reduction:
         return recipe
+    if recipe.batch_schedule:
+        raise RequestError(
+            "a recipe whose batch changes in size has no twin with the other loss_reduction: a summed gradient changes "
+            "with the batch; leave batch_schedule out"
+        )
     factor = recipe.batch_size if reduction == "sum" else 1 / recipe.batch_size
     tuned = None if recipe.tuned is None else with_loss_reduction(recipe.tuned, reduction)
     return with_gradient_times(recipe, factor).replace(loss_reduction=reduction, tuned=tuned)

@@ -88,13 +88,13 @@ def transfer(
     if move.batch_size == tuned.batch_size:
         return Transfer(tuned, 1.0, _names(chosen), (), ignored, price(tuned, tuned, move.examples), notes)
     resized, moved = _with_batch_size(tuned, move.batch_size), _before_rules(move)
-    changes = _changes(tuned, resized, "batch_size", f"asked for: kappa = {move.kappa:g}")
-    changes += _changes(resized, moved, "summed_loss", _WHY_SUMMED)
+    changes = differences(tuned, resized, "batch_size", f"asked for: kappa = {move.kappa:g}")
+    changes += differences(resized, moved, "summed_loss", _WHY_SUMMED)
     for rule in chosen:
         before, moved = moved, rule.apply(moved, move)
         _refuse_undeclared(rule, before, moved)
         if moved != before:
-            changes += _changes(before, moved, rule.name, rule.why(move), rule.evidence_for(tuned), rule.source)
+            changes += differences(before, moved, rule.name, rule.why(move), rule.evidence_for(tuned), rule.source)
     doubts = dict.fromkeys([*ignored, *(doubt for rule in chosen for doubt in rule.doubts(moved, move))])
     return Transfer(
         moved.replace(tuned=tuned),
@@ -164,7 +164,7 @@ def _start(recipe: Recipe, chosen: Sequence[Rule], move: Move) -> tuple[tuple[st
                 f"{_spelled(old.get(field))}), and a further transfer starts from [tuned]; {_WAY_OUT}"
             )
     lacking = [*(["N"] if move.examples is None else []), *(["other facts"] if move.facts == Facts() else [])]
-    known = f" without {' and '.join(lacking)}" if lacking else ""
+    known = f" without {' and '.join(lacking)}" if lacking else " with these facts"
     ignored = [
         f"{field} {_spelled(new.get(field))} is none that a rule gives{known}; it is ignored; {_WAY_OUT}"
         for field in _unreached(recipe, tuned, move)
@@ -181,16 +181,16 @@ _WAY_OUT = "delete [tuned] to start from the numbers above it (in Python: recipe
 def _unreached(recipe: Recipe, tuned: Recipe, given: Move) -> list[str]:
     """Fields that rules set, at a value to which no rule leads from `tuned`: somebody edited them.
 
-    Rules that read the learning rate or the budget start from the recipe's own.
+    Rules that read the learning rate, the moments' decays or the budget start from the recipe's own.
     """
     move = Move(tuned, recipe.batch_size, given.examples, given.facts)
     start = _before_rules(move)
-    reached, read = [start], start.with_lr(recipe.optimizer.lr).replace(budget=recipe.budget)
+    reached, read = [start], _reading(start, recipe)
     for rule in RULES.values():
-        sets_them = bool({"optimizer.lr", "budget"} & set(rule.sets))
+        sets_them = bool({"optimizer.lr", "optimizer.betas", "budget"} & set(rule.sets))
         with suppress(RequestError):  # it lacks a fact
             made = rule.apply(start if sets_them else read, move)
-            reached.append(made if sets_them else made.with_lr(start.optimizer.lr).replace(budget=start.budget))
+            reached.append(made if sets_them else _reading(made, start))
     if move.examples is None and isinstance(recipe.budget, Steps) and not isinstance(tuned.budget, Steps):
         reached.append(start.replace(budget=recipe.budget))  # same_steps may have made any number of steps
     tables = [_fields(each) for each in reached]
@@ -200,6 +200,12 @@ def _unreached(recipe: Recipe, tuned: Recipe, given: Move) -> list[str]:
         for field in sorted(_settable(tuned))
         if not any(_same(values.get(field), table.get(field)) for table in tables)
     ]
+
+
+def _reading(recipe: Recipe, other: Recipe) -> Recipe:
+    """`recipe` with the numbers of another that rules read: learning rate, moments' decays, budget."""
+    numbers = {name: getattr(other.optimizer, name) for name in ("lr", "betas") if hasattr(recipe.optimizer, name)}
+    return recipe.replace(optimizer=msgspec.structs.replace(recipe.optimizer, **numbers), budget=other.budget)
 
 
 def _settable(tuned: Recipe) -> set[str]:
@@ -243,7 +249,10 @@ def _before_rules(move: Move) -> Recipe:
     return with_gradient_times(resized, move.kappa) if resized.loss_reduction == "sum" else resized
 
 
-def _changes(before: Recipe, after: Recipe, rule: str, why: str, evidence: str = "", source: str = "") -> list[Change]:
+def differences(
+    before: Recipe, after: Recipe, rule: str, why: str, evidence: str = "", source: str = ""
+) -> list[Change]:
+    """One change for each field in which two recipes differ."""
     old, new = _fields(before), _fields(after)
     return [
         Change(field, _known(field, old, before), _known(field, new, after), rule, why, evidence, source)

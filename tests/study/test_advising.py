@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rebatch import transfer
+from rebatch import RequestError, transfer
 from rebatch.advice import Cut, weigh
 from rebatch.cli.main import run
+from rebatch.critical_batch import fit_critical_batch_size
 from rebatch.recipe import Epochs, Steps
 from rebatch.recipe_file import read_recipe, write_recipe
 from rebatch.schedule import Constant
-from rebatch.study.advising import transferred
+from rebatch.study.advising import _relative_steps, measure_advice, transferred
 from rebatch.study.branch import Branch
+from rebatch.study.capacity_worker import Workload
 from rebatch.study.critical_batch import MeasuredCriticalBatch
 from rebatch.tasks import TASKS
 
@@ -79,3 +81,21 @@ def test_advice_as_one_json_document(tiny: Path, capsys: pytest.CaptureFixture[s
     assert found["recipe"]["batch_size"] == found["advice"]["best"]["batch_size"]
     assert {moment["reference_steps"] for moment in found["moments"]} == {256}
     assert found["capacity"]["plain_batch_norm"] is True
+
+
+def test_a_small_batch_that_takes_many_steps_is_counted_with_all_of_them() -> None:
+    """S = 50 (1 + 100/B): a look from close by must not cut them at the patience of today's batch size."""
+    law = {size: 50 * (1 + 100 / size) for size in (4, 8, 16, 64)}
+    branches = tuple(Branch(size, 0.1, seed, steps) for size, steps in law.items() for seed in range(3))
+    fit = fit_critical_batch_size([each.batch_size for each in branches], [each.steps for each in branches])
+    again = tuple(Branch(8, 0.1, seed, law[8]) for seed in range(9))
+    moment = MeasuredCriticalBatch(0, 0.1, 2.3, 1.0, 128, (law[64],) * 3, branches, fit, None, again=again)
+    drawn = _relative_steps(moment, [4, 8, 64], seed=0)
+    assert np.median(drawn, axis=0) == pytest.approx([law[4] / law[64], law[8] / law[64], 1.0], rel=0.01)
+
+
+def test_advice_is_about_one_batch_size() -> None:
+    recipe = TASKS["digits/mlp"].recipe.replace(batch_schedule=((0.5, 2.0),))
+    task = TASKS["digits/mlp"]
+    with pytest.raises(RequestError, match="advice is about one batch size, and batch_schedule has several"):
+        measure_advice(task, task.data(0), Workload("digits/mlp", recipe))

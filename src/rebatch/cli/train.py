@@ -51,7 +51,8 @@ def train(
         task_digest=run_digest(task, found),
     )
     world = World.from_environment()
-    pieces = world.size > 1 or (micro_batch_size or spec.recipe.batch_size) < spec.recipe.batch_size
+    largest = max(spec.recipe.batch_sizes)
+    pieces = world.size > 1 or (micro_batch_size or largest) < largest
     if allow_batch_norm and pieces and spec.recipe.ghost_batch_size is None:
         spec = msgspec.structs.replace(spec, batch_norm_cut=(micro_batch_size or 0, world.size))
     try:

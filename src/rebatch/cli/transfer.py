@@ -1,5 +1,6 @@
 """`rebatch transfer`: a tuned recipe to another batch size. Imports no torch."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,16 +11,15 @@ from rebatch.batch_growth import grow_batch
 from rebatch.cli.options import DataDir, Json
 from rebatch.cli.recipe import refuse_folder, write_to
 from rebatch.errors import RequestError
-from rebatch.knee import Knee, Known, language_model_knee
+from rebatch.knee import Knee, Known, adam_knee, gain_knee, language_model_knee
 from rebatch.price import price
 from rebatch.recipe import Recipe, Sgd
 from rebatch.recipe_file import dumps_recipe, read_recipe, to_table
 from rebatch.reduction import with_loss_reduction
 from rebatch.rules.move import Facts
-from rebatch.rules.rates import ADAM_EXPONENT
 from rebatch.rules.table import DEFAULT_RULES, PRESETS
 from rebatch.tasks import Task, find_task
-from rebatch.transfer import Transfer
+from rebatch.transfer import Transfer, differences
 from rebatch.transfer import transfer as move
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def transfer(
     fit = None if from_sweep is None else _fitted(from_sweep, tuned)
     found = None if task is None else find_task(task)
     length = _tokens_per_example(found, tokens_per_example)
-    curve, known = _knee(knee, fit, tokens, parameters, length)
+    curve, known = _knee(tuned, knee, fit, tokens, parameters, length)
     facts = Facts(
         noise_scale=noise_scale,
         critical_batch_size=critical_batch_size,
@@ -99,16 +99,38 @@ def transfer(
     )
     known_examples = _examples(found, examples, data_dir)
     result = move(tuned, batch_size=batch_size, rules=chosen, examples=known_examples, facts=facts)
+    if fit is not None:
+        result = _with_sweep(result, fit, tuned)
     if grow_to is not None:
         result = _grown(result, grow_to, known_examples)
     if output is not None:
         write_to(result.recipe, output)
     if json:
-        _print_json(result, length)
+        _print_json(result, length, fit)
     else:
         _print(result, output, length)
         if fit is not None:
             _print_sweep(fit, tuned.batch_size, batch_size)
+
+
+def _with_sweep(result: Transfer, fit: "KneeFit", tuned: Recipe) -> Transfer:
+    """The sweep's own bounds of the best rate, and where it is asked for more than it knows."""
+    from rebatch.knee_fit import predict
+
+    own, best = (predict(fit, size) for size in (tuned.batch_size, result.recipe.batch_size))
+    doubts = list(result.warnings)
+    if not own.low <= tuned.optimizer.lr <= own.high:
+        doubts.append(
+            f"the recipe's learning rate {tuned.optimizer.lr:.4g} is not what the sweep finds best at its batch size, "
+            f"{own.estimate:.4g} ({own.low:.4g} to {own.high:.4g}): the rate that is carried is off by as much"
+        )
+    tried = [rate.batch_size for rate in fit.rates]
+    beyond = max(result.recipe.batch_size / max(tried), min(tried) / result.recipe.batch_size)
+    if beyond > 1.0:
+        doubts.append(f"batch size {result.recipe.batch_size} is {beyond:.3g} times beyond those of the sweep")
+    if math.isinf(fit.batch_size.high) and result.recipe.batch_size > max(tried):
+        doubts.append(f"the sweep shows no knee (at least {fit.batch_size.low:.3g}): the rate may bend before")
+    return msgspec.structs.replace(result, lr=best, warnings=tuple(doubts))
 
 
 def _grown(result: Transfer, most: int, examples: int | None) -> Transfer:
@@ -118,7 +140,16 @@ def _grown(result: Transfer, most: int, examples: int | None) -> Transfer:
         f"the batch grows from {grown.batch_size} to {max(grown.batch_sizes)} where the learning rate fell: fewer steps"
     )
     cost = price(result.recipe.tuned or result.recipe, grown, examples)
-    return msgspec.structs.replace(result, recipe=grown, notes=(*result.notes, note), price=cost)
+    why = "a batch that grows by 1/a keeps the noise as a rate that falls by a does, in fewer steps"
+    changes = (*result.changes, *differences(result.recipe, grown, "grow_batch", why))
+    doubts = list(result.warnings)
+    if not isinstance(grown.optimizer, Sgd):
+        doubts.append(
+            "weight decay and the moments' decay stay per step while the batch grows: per example they are ever less"
+        )
+    return msgspec.structs.replace(
+        result, recipe=grown, changes=changes, notes=(*result.notes, note), warnings=tuple(doubts), price=cost
+    )
 
 
 def _tokens_per_example(task: Task | None, given: int | None) -> int:
@@ -134,19 +165,29 @@ def _tokens_per_example(task: Task | None, given: int | None) -> int:
 
 
 def _knee(
-    knee: float | None, fit: "KneeFit | None", tokens: float | None, parameters: float | None, length: int
+    tuned: Recipe,
+    knee: float | None,
+    fit: "KneeFit | None",
+    tokens: float | None,
+    parameters: float | None,
+    length: int,
 ) -> tuple[Knee | None, Known]:
     """The knee that the options give, in examples of `length` tokens, and where it is from."""
+    sgd = isinstance(tuned.optimizer, Sgd)
     if sum(each is not None for each in (knee, fit, tokens)) > 1:
         raise RequestError("--knee, --from-sweep and --tokens each give the knee; use one of them")
     if parameters is not None and tokens is None:
         raise RequestError("--parameters goes with --tokens: the law of a language model's knee has both")
     if fit is not None:
         return fit.knee, "sweep"
+    if tokens is not None and sgd:
+        raise RequestError("--tokens is a law of AdamW's knee, and optimizer.type is 'sgd'; give --noise-scale")
     if tokens is not None:
         in_tokens = language_model_knee(tokens, parameters)
         return msgspec.structs.replace(in_tokens, batch_size=in_tokens.batch_size / length), "law"
-    return (None, "law") if knee is None else (Knee(batch_size=knee, exponent=ADAM_EXPONENT), "law")
+    if knee is None:
+        return None, "law"
+    return (gain_knee(knee) if sgd else adam_knee(knee)), "law"
 
 
 def _fitted(path: Path, tuned: Recipe) -> "KneeFit":
@@ -210,8 +251,10 @@ def _print(result: Transfer, output: Path | None, length: int) -> None:
         note(f"written to {output}")
 
 
-def _print_json(result: Transfer, length: int) -> None:
+def _print_json(result: Transfer, length: int, fit: "KneeFit | None") -> None:
     from rebatch.cli.output import write_json
 
     document = {**msgspec.to_builtins(result), "recipe": to_table(result.recipe), "tokens_per_example": length}
+    if fit is not None:
+        document["sweep"] = msgspec.to_builtins(fit)
     write_json(msgspec.json.format(msgspec.json.encode(document), indent=2))

@@ -36,6 +36,11 @@ def same_memory(recipe: Recipe, move: Move) -> Recipe:
             scale = move.kappa * lr / (recipe.optimizer.lr * grown)
             if math.isclose(scale, 1.0, rel_tol=1e-12):
                 return recipe
+            if (product := recipe.optimizer.lr * recipe.optimizer.weight_decay * scale) >= 1.0:
+                raise RequestError(
+                    f"same_memory gives a step that keeps nothing of the weights: optimizer.lr x weight_decay would be "
+                    f"{product:.3g}; take a smaller batch, or leave the rule out"
+                )
             return _with_decay(recipe, recipe.optimizer.weight_decay * scale)
         case (
             AdamW(lr=lr, weight_decay=decay)

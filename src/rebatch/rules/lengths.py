@@ -10,6 +10,7 @@ from rebatch.errors import RequestError
 from rebatch.price import steps_worth
 from rebatch.recipe import AdamW, Epochs, Examples, Lamb, Muon, Recipe, Steps
 from rebatch.rules.move import Move
+from rebatch.schedule import Constant
 
 # A warm-up that is cut short by a larger batch keeps so many lifetimes of Adam's second moment, 1/(1 - beta2) steps.
 LIFETIMES = 2.0
@@ -72,6 +73,15 @@ def same_loss_why(move: Move) -> str:
     )
 
 
+def same_loss_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
+    """A schedule that does not come down before the end, under which curves of different batch sizes cross."""
+    if move.kappa == 1 or not isinstance(recipe.schedule, Constant):
+        return ()
+    return (
+        "at a constant rate the loss stops at the noise of the batch size, and which batch is ahead may turn round",
+    )
+
+
 def same_warmup(recipe: Recipe, move: Move) -> Recipe:
     """Warm up over as many examples as before, but for Adam-like optimizers 2/(1 - beta2) steps at least.
 
@@ -83,7 +93,7 @@ def same_warmup(recipe: Recipe, move: Move) -> Recipe:
     warmup = move.tuned.schedule.warmup
     if warmup == 0.0 or move.kappa == 1:
         return recipe
-    return _with_warmup(recipe, min(LONGEST_WARMUP, _warmup(recipe, move)))
+    return _with_warmup(recipe, min(max(LONGEST_WARMUP, warmup), _warmup(recipe, move)))
 
 
 def legw_warmup(recipe: Recipe, move: Move) -> Recipe:
@@ -102,7 +112,10 @@ def legw_warmup(recipe: Recipe, move: Move) -> Recipe:
 
 
 def warmup_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
-    """A warm-up that should be longer than the run allows."""
+    """A warm-up that should be longer than the run allows, or whose least length is not known."""
+    adam = isinstance(recipe.optimizer, AdamW | Lamb | Muon)
+    if adam and move.kappa > 1 and move.tuned.schedule.warmup > 0 and _steps(recipe, move) is None:
+        return ("without N the steps of the warm-up are not known, nor whether Adam's second moment has two lifetimes",)
     if recipe.schedule.warmup < LONGEST_WARMUP or move.tuned.schedule.warmup >= LONGEST_WARMUP:
         return ()
     return (f"the warm-up would take {LONGEST_WARMUP:.0%} of the run or more: so few steps hardly train at all",)

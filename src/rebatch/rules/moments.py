@@ -82,7 +82,8 @@ def beta2_doubts(recipe: Recipe, _: Move) -> Sequence[str]:
         case AdamW(betas=(_, beta)) | Lamb(betas=(_, beta)) | Muon(betas=(_, beta)) | RmsProp(alpha=beta) if beta > 0.0:
             low, high = TRIED_BETA2
             if not low <= beta <= high:
-                return (f"the second moment's decay {beta:.6g} is outside {low:g} to {high:g}, where it was tried",)
+                shown = f"{beta:.6g} (1 - {1 - beta:.3g})"
+                return (f"the second moment's decay {shown} is outside {low:g} to {high:g}, where it was tried",)
     return ()
 
 

@@ -46,6 +46,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                 positive = end is None or end > 0 or (end == 0 and isinstance(value, Interval))
                 if not positive or (end is not None and math.isnan(end)):
                     raise RequestError(f"{name} must be positive, got {show_value(end)}; leave it out if it is unknown")
+        for name, known in (("noise_scale", self.noise), ("critical_batch_size", self.critical)):
+            if known is not None and known.estimate == 0:
+                raise RequestError(f"the estimate of {name} must be positive, got 0; leave it out if it is unknown")
         if isinstance(self.noise_scale, float) and math.isinf(self.noise_scale):
             raise RequestError("noise_scale must be finite, got inf; leave it out if it is unknown")
 
@@ -103,10 +106,13 @@ class Move:
     def gain(self, noise_scale: float) -> float:
         """(1 + B_n/B) / (1 + B_n/B'): what a step of B' examples is worth in steps of B.
 
-        Where N is known, with 1/B - 1/N for 1/B: drawn without replacement, a batch of N has no noise.
+        Where N is known, with 1/B - 1/N for 1/B: drawn without replacement, a batch of N has no noise. A noise scale of
+        inf (a measurement that says "at least") is the limit of it.
         """
         floor = 0.0 if self.examples is None else 1.0 / self.examples
         old, new = (max(0.0, 1.0 / size - floor) for size in (self.tuned.batch_size, self.batch_size))
+        if math.isinf(noise_scale):
+            return old / new if new > 0.0 else math.inf
         return (1.0 + noise_scale * old) / (1.0 + noise_scale * new)
 
 

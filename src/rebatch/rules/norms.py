@@ -3,19 +3,17 @@
 import math
 from collections.abc import Sequence
 
-from rebatch.errors import RequestError
 from rebatch.recipe import Recipe
 from rebatch.rules.move import Move
 
 
 def ghost_batch(recipe: Recipe, move: Move) -> Recipe:
-    """Normalize over ghosts of the batch size that was tuned (Hoffer et al., 2017); a ghost size already set stays."""
-    if move.tuned.ghost_batch_size is not None or move.kappa <= 1:
+    """Normalize over ghosts of the batch size that was tuned (Hoffer et al., 2017); a ghost size already set stays.
+
+    A recipe tuned at batch size 1 gets none: one example has no variance.
+    """
+    if move.tuned.ghost_batch_size is not None or move.kappa <= 1 or min(move.tuned.batch_sizes) < 2:
         return recipe
-    if min(move.tuned.batch_sizes) < 2:
-        raise RequestError(
-            "ghost_batch needs a recipe tuned at batch size 2 or more, got 1: one example has no variance; leave it out"
-        )
     return recipe.replace(ghost_batch_size=min(move.tuned.batch_sizes))
 
 
@@ -31,7 +29,13 @@ def noise_clip(recipe: Recipe, move: Move) -> Recipe:
 
 def clip_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
     """A threshold that stays though the gradient's size does not."""
-    if recipe.max_grad_norm is None or move.facts.noise is not None:
+    if recipe.max_grad_norm is None or move.kappa == 1:
         return ()
-    verb = "binds less" if move.kappa > 1 else "binds more"
-    return (f"max_grad_norm stays, and {verb} often than before: a --noise-scale would say how to move it",)
+    found = []
+    if recipe.clip_steps is not None:
+        found.append(f"clip_steps stays at {recipe.clip_steps} steps, which see {move.kappa:g} times the examples")
+    if move.facts.noise is None:
+        less = "binds less often" if move.kappa > 1 else "binds more often"
+        does = "fixes the same length for a gradient of another" if recipe.clip_mode == "normalize" else less
+        found.append(f"max_grad_norm stays, and {does} than before: a --noise-scale would say how to move it")
+    return found

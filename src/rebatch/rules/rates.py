@@ -110,13 +110,13 @@ def default_curve(move: Move) -> Curve:
         return Curve(
             guessed.factor(move.tuned.batch_size, move.batch_size),
             f"the curve of Adam-like optimizers with its knee at half the noise scale, {guessed.batch_size:g}",
-            "that the knee of an Adam-like optimizer lies at half the noise scale is untested: a sweep of two batch "
-            "sizes would show it (--from-sweep)",
+            "that the knee of an Adam-like optimizer lies at half the noise scale is untested: a sweep over four "
+            "batch sizes would show it (--from-sweep)",
             "unknown",
         )
     if move.kappa > SAFE_KAPPA:
         name = "linear" if sgd else "square-root"
-        published = "legw" if isinstance(move.tuned.optimizer, Lars | Lamb) else "adam-sde"
+        published = "legw" if isinstance(move.tuned.optimizer, Lars | Lamb) else "sqrt_lr,same_epochs"
         raise RequestError(
             f"default_lr knows nothing of this run, and kappa is {move.kappa:g}: beyond {SAFE_KAPPA} the {name} rule "
             f"fails on many; give {'--noise-scale' if sgd else '--from-sweep, --knee or --noise-scale'}, or take it "
@@ -173,7 +173,7 @@ def gain_bounds(recipe: Recipe, move: Move) -> Interval | None:
     if noise is None or noise.low == noise.high:
         return None
     factor = recipe.optimizer.lr / move.gain(noise.estimate)
-    low, high = sorted(factor * _gain_at(move, end) for end in (noise.low, noise.high))
+    low, high = sorted(factor * move.gain(end) for end in (noise.low, noise.high))
     return Interval(recipe.optimizer.lr, low, high)
 
 
@@ -183,10 +183,6 @@ def default_bounds(recipe: Recipe, move: Move) -> Interval | None:
     if known is None:
         return gain_bounds(recipe, move)
     return rate_interval(recipe.optimizer.lr, move.kappa, known)
-
-
-def _gain_at(move: Move, noise_scale: float) -> float:
-    return move.kappa if math.isinf(noise_scale) else move.gain(noise_scale)
 
 
 def linear_why(move: Move) -> str:
@@ -219,7 +215,7 @@ def linear_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
         )
     if isinstance(move.tuned.optimizer, AdamW | RmsProp | Lion | Lamb | Muon):
         found.append("linear_lr was derived for SGD; for Adam-like optimizers the square root (sqrt_lr) is the better")
-    return [*found, *seldom_doubts(recipe, move)]
+    return [*found, *edge_doubts(recipe, move), *seldom_doubts(recipe, move)]
 
 
 def sqrt_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
@@ -229,6 +225,7 @@ def sqrt_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
     return (
         "the square root matches the noise of one step, not the path: later work finds SGD's best rate linear in the "
         "batch size, then flat (docs/choosing-a-rule.md)",
+        *edge_doubts(recipe, move),
     )
 
 
@@ -238,13 +235,28 @@ def default_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
     return [*([doubt] if doubt else []), *edge_doubts(recipe, move), *seldom_doubts(recipe, move)]
 
 
+def gain_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
+    """An optimizer that the gain was not made for, and the edge of stability."""
+    sgd = isinstance(move.tuned.optimizer, Sgd)
+    foreign = [] if sgd else [f"the gain was derived for SGD, and optimizer.type is {_kind(move)!r}: --rules default"]
+    return [*foreign, *edge_doubts(recipe, move)]
+
+
+def knee_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
+    """The edge of stability, and an optimizer that few have moved."""
+    return [*edge_doubts(recipe, move), *seldom_doubts(recipe, move)]
+
+
+def _kind(move: Move) -> str:
+    return str(move.tuned.optimizer.__struct_config__.tag)
+
+
 def seldom_doubts(_: Recipe, move: Move) -> Sequence[str]:
     """An optimizer that few have moved between batch sizes."""
     optimizer = move.tuned.optimizer
     if not isinstance(optimizer, SELDOM_MOVED):
         return ()
-    kind = optimizer.__struct_config__.tag
-    doubt = f"how to move {kind!r} between batch sizes rests on weak evidence"
+    doubt = f"how to move {_kind(move)!r} between batch sizes rests on weak evidence"
     if isinstance(optimizer, Lars | Lamb):
         doubt += (
             " (--rules legw is its authors' own); tuned SGD with Nesterov momentum and tuned AdamW match it "
@@ -258,13 +270,17 @@ def edge_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
     from rebatch.stability import stable_lr  # loads numpy, which a transfer seldom needs
 
     top, optimizer = move.facts.top_eigenvalue, recipe.optimizer
-    if top is None or not isinstance(optimizer, Sgd):
+    if top is None:
         return ()
+    if not isinstance(optimizer, Sgd):
+        return (f"the top eigenvalue is not used: it bounds SGD's rate, and optimizer.type is {_kind(move)!r}",)
     edge = stable_lr(top, optimizer.momentum, nesterov=optimizer.nesterov)
-    if optimizer.lr <= edge:
+    # The eigenvalue is that of the mean loss; a summed gradient is as many times larger.
+    lr = optimizer.lr * (max(recipe.batch_sizes) if recipe.loss_reduction == "sum" else 1)
+    if lr <= edge:
         return ()
     return (
-        f"optimizer.lr {optimizer.lr:.4g} is beyond the edge of stability at a top eigenvalue of {top:g}, {edge:.4g}: "
+        f"optimizer.lr {lr:.4g} is beyond the edge of stability at a top eigenvalue of {top:g}, {edge:.4g}: "
         "a warm-up gives the curvature time to fall, or take a smaller batch",
     )
 

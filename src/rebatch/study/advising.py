@@ -19,7 +19,7 @@ from rebatch.price import price
 from rebatch.recipe import Recipe, Steps
 from rebatch.recipe_file import to_table
 from rebatch.rules.move import Move, Rule
-from rebatch.study.branch import PATIENCE, Branches, branch_off
+from rebatch.study.branch import PATIENCE, Branches, branch_off, refuse_growth
 from rebatch.study.capacity import Capacity, measure_capacity
 from rebatch.study.capacity_worker import Workload
 from rebatch.study.critical_batch import MeasuredCriticalBatch, fit_branches
@@ -67,10 +67,11 @@ def measure_advice(
     """Measure, then advise, for the recipe and the device of `workload`.
 
     Raises:
-        RequestError: a schedule that listens to the run.
+        RequestError: a schedule that listens to the run, or a batch that changes in size.
         RunError: the model does not fit into memory at all.
     """
     recipe = workload.recipe
+    refuse_growth(recipe, "advice")
     capacity = measure_capacity(workload, on_progress=tell)
     doubts: list[str] = []
     if capacity.fit is None:
@@ -157,10 +158,13 @@ def _closer(
 
 
 def _again(branches: Branches, moment: MeasuredCriticalBatch, sizes: Sequence[int]) -> MeasuredCriticalBatch:
-    """`moment` with more seeds at some batch sizes, from the rates that seemed best on."""
+    """`moment` with more seeds at some batch sizes, from the rates that seemed best on.
+
+    One that does not reach the loss counts with twice the steps after which it was given up.
+    """
     rates = _rates(moment)
     again = [
-        branch
+        replace(branch, steps=branches.counted(branch))
         for size in sizes
         for branch in branches.best(size, lr=interpolated_lr(rates, size), seeds=CLOSER * branches.seeds)
     ]
@@ -229,12 +233,11 @@ def _relative_steps(moment: MeasuredCriticalBatch, sizes: Sequence[int], seed: i
     runs = [branch.batch_size for branch in reached], [branch.steps for branch in reached]
     drawn = drawn_steps(*runs, sizes, draws=DRAWS, seed=seed)
     rng = np.random.default_rng(seed + 1)
-    patience = PATIENCE * moment.reference_steps
-    own, missed = np.array([min(steps, patience) for steps in moment.own_steps]), 2.0 * patience
+    own = np.array([min(steps, PATIENCE * moment.reference_steps) for steps in moment.own_steps])
     scatter = moment.fit.scatter if moment.fit is not None else 0.0
     today = own.mean() * np.exp(scatter / np.sqrt(len(own)) * rng.standard_normal(DRAWS))
     for place, size in enumerate(sizes):
-        close = np.array([min(branch.steps, missed) for branch in moment.again if branch.batch_size == size])
+        close = np.array([branch.steps for branch in moment.again if branch.batch_size == size])
         if len(close):
             error = close.std(ddof=1) / np.sqrt(len(close)) / close.mean()
             drawn[:, place] = close.mean() * np.exp(error * rng.standard_normal(DRAWS))

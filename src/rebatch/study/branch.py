@@ -49,6 +49,12 @@ def refuse_feedback(schedule: Schedule, what: str) -> None:
         raise RequestError(f"{what} need a schedule that is a function of progress, got {kind!r}; use another")
 
 
+def refuse_growth(recipe: Recipe, what: str) -> None:
+    """Of a batch that changes in size along the run there is not one that others can be compared with."""
+    if recipe.batch_schedule:
+        raise RequestError(f"{what} is about one batch size, and batch_schedule has several; leave it out")
+
+
 def validation_loss(model: nn.Module, data: Splits, execution: Execution) -> float:
     """Mean over the validation split."""
     return evaluate(model, data.validation, data.normalize, views=data.views, execution=execution).loss
@@ -188,6 +194,7 @@ def branch_off(
         RequestError: a schedule that listens to the run, a share outside [0, 1), or a target that is no progress.
     """
     refuse_feedback(recipe.schedule, "branches")
+    refuse_growth(recipe, "a critical batch size")
     if not 0.0 <= at < 1.0:
         raise RequestError(f"the share of the run at which it branches must lie in [0, 1), got {at}")
     execution = execution or Execution()

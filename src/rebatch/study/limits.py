@@ -29,7 +29,7 @@ from rebatch.observation import trainable
 from rebatch.recipe import Optimizer, Recipe, Sgd
 from rebatch.schedule import lr_factor
 from rebatch.stability import Limit, edge, limited_by, stable_lr_of, unstable
-from rebatch.study.branch import branch_recipe, refuse_feedback
+from rebatch.study.branch import branch_recipe, refuse_feedback, refuse_growth
 from rebatch.training import cross_entropy, train
 
 # Branches try these multiples of the rate, each for so many steps.
@@ -127,8 +127,7 @@ def high_rate_ends(recipe: Recipe, examples: int) -> int:
         RequestError: the schedule listens to the run, or an epoch has too few steps to see forgetting within it.
     """
     refuse_feedback(recipe.schedule, "limits")
-    if recipe.batch_schedule:
-        raise RequestError("limits are those of one batch size, and batch_schedule has several; leave it out")
+    refuse_growth(recipe, "a limit")
     per_epoch = steps_per_epoch(examples, recipe.batch_size, recipe.last_batch)
     if per_epoch < LEAST_BATCHES:
         raise RequestError(

@@ -14,6 +14,8 @@ from rebatch.sweeps import Run, Sweep
 
 # A sweep over fewer batch sizes shows no knee.
 LEAST_SIZES = 3
+# Stands for all batch sizes: large enough for any ghosts, and for batches that shrink.
+ANY_SIZE = 2**40
 
 
 def stored_sweep(store: Store) -> Sweep:
@@ -63,7 +65,7 @@ def _loss(result: Result) -> float | None:
 
 def _rest(plan: Plan, arm: Arm, recipe: Recipe) -> str:
     """What else a run is made of."""
-    table = plain(recipe.with_lr(1.0).replace(batch_size=1, ghost_batch_size=None, tuned=None))
+    table = plain(recipe.with_lr(1.0).replace(batch_size=ANY_SIZE, tuned=None))
     budget = table["budget"]
     if "steps" in budget:
         table["budget"] = {"examples": budget["steps"] * recipe.batch_size}
