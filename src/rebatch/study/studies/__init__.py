@@ -23,6 +23,7 @@ from rebatch.study.studies.page_2018.batch import BATCH
 from rebatch.study.studies.page_2018.forgetting import FORGETTING
 from rebatch.study.studies.page_2018.summed import SUMS
 from rebatch.study.studies.page_2018.sweep import SWEEP
+from rebatch.study.studies.rebatch.rate_sweep import RATE_SWEEP
 
 STUDIES: dict[str, Study] = {
     study.name: study
@@ -49,5 +50,6 @@ STUDIES: dict[str, Study] = {
         SUMS,
         GRADIENT_ERROR,
         SADDLE_ESCAPE,
+        RATE_SWEEP,
     )
 }

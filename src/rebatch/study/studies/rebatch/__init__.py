@@ -1,0 +1,1 @@
+"""Our own questions: what the software's advice rests on."""
