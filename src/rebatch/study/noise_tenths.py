@@ -16,7 +16,7 @@ from rebatch.observation import Call, Observation, Observer
 from rebatch.study.carried_rates import TENTHS
 from rebatch.study.plan import RunSpec
 
-# Measured steps in a tenth, and the part of a batch that is shown again: an eighth of a batch of 8 is one example.
+# Measured steps in a tenth, and the part of a batch that is shown again.
 MEASURED, SHARE = 20, 1 / 4
 
 

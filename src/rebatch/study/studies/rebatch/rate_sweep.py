@@ -57,11 +57,11 @@ class _Size:
 
 _DIGITS_OCTAVES = {"sgd": range(-5, 5), "adamw": range(-4, 6)}
 _OCTAVES = {"sgd": range(-3, 5), "adamw": range(-2, 6)}
-_DOUBLINGS = (8, 16, 32, 64, 128, 256)
+_DOUBLINGS = (16, 32, 64, 128, 256)
 _DIGITS: dict[Scale, _Size] = {
     "quick": _Size((16, 64, 256), {"sgd": range(-5, 5, 3), "adamw": range(-4, 6, 3)}, epochs=10, seeds=2),
     "cpu": _Size(_DOUBLINGS, _DIGITS_OCTAVES, epochs=20, seeds=5),
-    "paper": _Size((4, *_DOUBLINGS, 512), _DIGITS_OCTAVES, epochs=20, seeds=20),
+    "paper": _Size((4, 8, *_DOUBLINGS, 512), _DIGITS_OCTAVES, epochs=20, seeds=20),
 }
 # 10,240 examples: all of these batch sizes divide them, so that every step has its whole batch.
 _LARGER = (64, 128, 256, 512, 1024)
