@@ -16,6 +16,7 @@ from rebatch.report.paper import (
     page_forgetting,
     page_sums,
     page_sweep,
+    rate_sweep,
     saddle_escape,
     walk,
 )
@@ -42,6 +43,7 @@ FIGURES: "dict[str, Callable[[Material], Figure | None]]" = {
     "page-forgetting": page_forgetting.figure,
     "page-sums": page_sums.figure,
     "gradient-error": gradient_error.figure,
+    "rate-sweep": rate_sweep.figure,
     "saddle-escape": saddle_escape.figure,
 }
 
