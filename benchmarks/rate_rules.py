@@ -13,6 +13,7 @@ run do not count.
 
 import argparse
 import json
+import math
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -48,6 +49,8 @@ MEASURES: dict[str, Callable[[Sequence[Landing]], float]] = {
     "regret_down": lambda found: _mean([landing.regret for landing in found if landing.new < landing.old]),
     "beyond": lambda found: _mean([landing.beyond for landing in found]),
 }
+# The rules that read the noise scale, and are not given the sweep.
+NOISY = ("gain", "default")
 # From which part of the run the noise scale is taken, in tenths; the first is what the table stands on.
 WINDOWS = {
     "second half": LATE,
@@ -55,6 +58,8 @@ WINDOWS = {
     "first half": range(TENTHS // 2),
     "last tenth": range(TENTHS - 1, TENTHS),
 }
+# Looked at after the first results: which losses, over the lowest, are read for the best rate.
+HIGHEST = {"all": float("inf"), "4 x the lowest": 4.0, "2 x the lowest": 2.0}
 
 
 @dataclass(frozen=True)
@@ -98,9 +103,9 @@ def _group(plan: Plan, store: Store, optimizer: str) -> Group:
     return Group(plan.task, optimizer, arms[0].recipe, plan.examples_of(arms[0]), whole)
 
 
-def score(group: Group, seeds: Sequence[int], tenths: Sequence[int] = LATE) -> Array:
+def score(group: Group, seeds: Sequence[int], tenths: Sequence[int] = LATE, highest: float = float("inf")) -> Array:
     """Every measure of every rule, (rules, measures); nan where a rule reaches no pair."""
-    found = landings(group.trials(seeds), group.recipe, group.examples, tenths)
+    found = landings(group.trials(seeds), group.recipe, group.examples, tenths, highest=highest)
     by_rule = [[landing for landing in found if landing.rule == rule] for rule in CARRIED]
     return np.array([[measure(each) for measure in MEASURES.values()] for each in by_rule])
 
@@ -137,7 +142,15 @@ def judge(stores: Sequence[Path]) -> dict[str, Any]:
         "all": _with_intervals(np.nanmean(points, axis=0), bootstrap(drawn, rng)),
         "by_optimizer": by_optimizer,
         "by_group": alone,
-        "noise_scale_from": {name: _windowed(groups, list(window)) for name, window in WINDOWS.items()},
+        "noise_scale_from": {
+            name: {group.name: _short(score(group, list(group.by_seed), list(window)), NOISY) for group in groups}
+            for name, window in WINDOWS.items()
+        },
+        "best_rate_read_from_losses_up_to": {
+            name: {group.name: _short(score(group, list(group.by_seed), LATE, times)) for group in groups}
+            for name, times in HIGHEST.items()
+        },
+        "one_seed_beside_the_others": {group.name: _agreement(group) for group in groups},
     }
 
 
@@ -183,17 +196,28 @@ def _with_intervals(point: Array, draws: Array) -> dict[str, Any]:
     return {"rules": rules, "saved_by_default": saved}
 
 
-def _windowed(groups: Sequence[Group], tenths: Sequence[int]) -> dict[str, Any]:
-    """Share near the best and regret of the rules that read the noise scale, by group."""
-    names, wanted = list(CARRIED), ("near", "regret")
-    found = {}
-    for group in groups:
-        table = score(group, list(group.by_seed), tenths)
-        found[group.name] = {
-            rule: {name: _rounded(float(table[names.index(rule), list(MEASURES).index(name)])) for name in wanted}
-            for rule in ("gain", "default")
-        }
-    return found
+def _short(table: Array, rules: Sequence[str] = tuple(CARRIED)) -> dict[str, dict[str, float | None]]:
+    """Share near the best and regret of each rule."""
+    names, measures = list(CARRIED), list(MEASURES)
+    return {
+        rule: {name: _rounded(float(table[names.index(rule), measures.index(name)])) for name in ("near", "regret")}
+        for rule in rules
+    }
+
+
+def _agreement(group: Group) -> float | None:
+    """How often a seed's own best rate lies within a factor `NEAR` of that of all other seeds: the measure's floor."""
+    near = []
+    for seed in group.by_seed if len(group.by_seed) > 1 else ():
+        own, others = (
+            curves(group.by_seed[seed]),
+            curves(group.trials([each for each in group.by_seed if each != seed])),
+        )
+        near += [
+            abs(math.log(own[size].best.lr / others[size].best.lr)) <= math.log(NEAR)
+            for size in own.keys() & others.keys()
+        ]
+    return _rounded(_mean(near))
 
 
 def _interval(found: Interval) -> dict[str, float | None]:

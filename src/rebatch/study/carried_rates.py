@@ -97,11 +97,15 @@ class Landing:
         return abs(math.log(self.lr / self.best_lr)) <= math.log(NEAR)
 
 
-def curves(trials: Sequence[Trial], tenths: Iterable[int] = LATE) -> dict[int, Curve]:
-    """Of every batch size whose best rate lies inside the rates tried; none where there is no valley to read."""
+def curves(trials: Sequence[Trial], tenths: Iterable[int] = LATE, *, highest: float = math.inf) -> dict[int, Curve]:
+    """Of every batch size whose best rate lies inside the rates tried; none where there is no valley to read.
+
+    `tenths` of a run say where its noise scale is taken from. Rates whose loss is over `highest` times the lowest, and
+    all beyond them, are not read for the best rate, the lowest's two neighbors excepted.
+    """
     tenths = list(tenths)
     try:
-        found = best_rates(_sweep(trials))
+        found = best_rates(_sweep(trials, highest))
     except RequestError:
         return {}
     inside = {int(best.batch_size): best for best in found if best.edge is None}
@@ -110,11 +114,21 @@ def curves(trials: Sequence[Trial], tenths: Iterable[int] = LATE) -> dict[int, C
     }
 
 
-def landings(trials: Sequence[Trial], recipe: Recipe, examples: int, tenths: Iterable[int] = LATE) -> list[Landing]:
-    """Every rule over every ordered pair of batch sizes; `recipe` gives the optimizer, `examples` the training set."""
-    known = curves(trials, tenths)
+def landings(
+    trials: Sequence[Trial],
+    recipe: Recipe,
+    examples: int,
+    tenths: Iterable[int] = LATE,
+    *,
+    highest: float = math.inf,
+) -> list[Landing]:
+    """Every rule over every ordered pair of batch sizes; `recipe` gives the optimizer, `examples` the training set.
+
+    `tenths` and `highest` are those of `curves`.
+    """
+    known = curves(trials, tenths, highest=highest)
     pairs = [(old, new) for old, new in product(known, repeat=2) if _kappa(old, new) >= LEAST_KAPPA]
-    knees = {new: _knee_without(trials, new, recipe) for new in known}
+    knees = {new: _knee_without(trials, new, recipe, highest) for new in known}
     found = []
     for rule, (old, new) in product(CARRIED, pairs):
         facts = Facts(noise_scale=known[old].noise_scale)
@@ -136,23 +150,21 @@ def late_noise_scale(trials: Sequence[Trial], tenths: Iterable[int] = LATE) -> f
 
 
 def _curve(trials: Sequence[Trial], best: BestRate, tenths: Sequence[int]) -> Curve:
-    by_lr: dict[float, list[Trial]] = {}
-    for trial in sorted(trials, key=lambda each: each.lr):
-        by_lr.setdefault(trial.lr, []).append(trial)
-    nearest = min(by_lr, key=lambda lr: abs(math.log(lr / best.lr)))
-    losses = [fmean(_counted(trial) for trial in each) for each in by_lr.values()]
-    return Curve(np.log(list(by_lr)), np.array(losses), best, late_noise_scale(by_lr[nearest], tenths))
+    losses = _mean_losses(trials)[trials[0].batch_size]
+    nearest = min(losses, key=lambda lr: abs(math.log(lr / best.lr)))
+    noise = late_noise_scale([trial for trial in trials if trial.lr == nearest], tenths)
+    return Curve(np.log(list(losses)), np.array(list(losses.values())), best, noise)
 
 
 def _counted(trial: Trial) -> float:
     return min(trial.loss, trial.chance_loss) if not math.isnan(trial.loss) else trial.chance_loss
 
 
-def _knee_without(trials: Sequence[Trial], new: int, recipe: Recipe) -> Knee | None:
+def _knee_without(trials: Sequence[Trial], new: int, recipe: Recipe, highest: float) -> Knee | None:
     """Of the sweep's other batch sizes, None where they are too few."""
     shape = SHAPES["sgd" if isinstance(recipe.optimizer, Sgd) else "adamw"]
     try:
-        return fit_knee(_sweep([trial for trial in trials if trial.batch_size != new]), shape).knee
+        return fit_knee(_sweep([trial for trial in trials if trial.batch_size != new], highest), shape).knee
     except RequestError:
         return None
 
@@ -169,8 +181,28 @@ def _landing(rule: str, old: int, new: int, lr: float, there: Curve) -> Landing:
     return Landing(rule, old, new, lr, there.best.lr, regret, relative, there.is_beyond(lr))
 
 
-def _sweep(trials: Sequence[Trial]) -> Sweep:
-    return Sweep(tuple(Run(lr=each.lr, batch_size=each.batch_size, loss=each.loss) for each in trials))
+def _sweep(trials: Sequence[Trial], highest: float) -> Sweep:
+    read = {(size, lr) for size, rates in _mean_losses(trials).items() for lr in _valley(rates, highest)}
+    chosen = [trial for trial in trials if (trial.batch_size, trial.lr) in read]
+    return Sweep(tuple(Run(lr=each.lr, batch_size=each.batch_size, loss=each.loss) for each in chosen))
+
+
+def _mean_losses(trials: Sequence[Trial]) -> dict[int, dict[float, float]]:
+    """By batch size and rising rate, with guesses for what is worse."""
+    found: dict[int, dict[float, list[float]]] = {}
+    for trial in sorted(trials, key=lambda each: each.lr):
+        found.setdefault(trial.batch_size, {}).setdefault(trial.lr, []).append(_counted(trial))
+    return {size: {lr: fmean(losses) for lr, losses in rates.items()} for size, rates in found.items()}
+
+
+def _valley(losses: Mapping[float, float], highest: float) -> Iterable[float]:
+    """The rates around the lowest loss that have at most `highest` times it, and at least its neighbors."""
+    rates, values = list(losses), list(losses.values())
+    lowest = values.index(min(values))
+    outside = [place for place, loss in enumerate(values) if loss > highest * values[lowest]]
+    first = max((place + 1 for place in outside if place < lowest), default=0)
+    last = min((place - 1 for place in outside if place > lowest), default=len(rates) - 1)
+    return rates[max(0, min(first, lowest - 1)) : max(last, lowest + 1) + 1]
 
 
 def _kappa(old: int, new: int) -> float:
