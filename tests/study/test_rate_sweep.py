@@ -1,13 +1,17 @@
 """`rate-sweep` and the pairs made of it: its arms are where the rules go, and its numbers those of known sweeps."""
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
+from torch import Tensor, nn
 
 from rebatch.distributed import World
 from rebatch.execution import Execution
 from rebatch.measure.noise_scale import NoiseScale
+from rebatch.observation import Call, Observation, Observer
 from rebatch.recipe import AdamW, Epochs, Recipe, Sgd
 from rebatch.rules.move import Facts
 from rebatch.study.carried_rates import (
@@ -169,14 +173,64 @@ def test_tenths_of_a_run_are_what_a_window_over_them_measures_and_leave_no_trace
     assert_same_state(state_of(model), state_of(plain))
 
 
+class Later(Observer):
+    """`inner` as a run that was resumed at step 22 knows it: with what was kept there, and the steps from there on."""
+
+    sees_micro_batches = True
+
+    def __init__(self, inner: Observer, kept: Mapping[str, Any]) -> None:
+        self.inner, self._kept, self._seen = inner, kept, 0
+
+    @property
+    def sees_calls(self) -> bool:
+        return self._seen >= 22 and self.inner.sees_calls
+
+    def start(self, model: nn.Module) -> None:
+        self.inner.start(model)
+        self.inner.load_state_dict(self._kept)
+
+    def call(self, call: Call) -> None:
+        self.inner.call(call)
+
+    def gradient(self, position: int, gradient: Tensor) -> None:
+        if self._seen >= 22:
+            self.inner.gradient(position, gradient)
+
+    def micro_batch(self, examples: int) -> None:
+        if self._seen >= 22:
+            self.inner.micro_batch(examples)
+
+    def step(self, observation: Observation) -> None:
+        if self._seen >= 22:
+            self.inner.step(observation)
+        self._seen += 1
+
+
 def test_tenths_go_on_where_a_run_was_resumed() -> None:
+    """In the middle of the sixth tenth."""
     recipe = Recipe(batch_size=32, optimizer=Sgd(lr=0.05), budget=Epochs(1.25))
     spec = RunSpec(task=TASK.name, recipe=recipe, seed=0, finals=("noise_tenths",))
     data = TASK.data(0)
+    kept: dict[str, Any] = {}
     (whole,) = watchers(spec, data).values()
-    list(train(TASK.model(0, data), data, recipe, seed=0, observers=[whole], evaluations=1))
+    for row in train(TASK.model(0, data), data, recipe, seed=0, observers=[whole], evaluations=20):
+        kept = copy.deepcopy(whole.state_dict()) if row["step"] == 22 else kept
     (again,) = watchers(spec, data).values()
-    again.start(TASK.model(0, data))
-    again.load_state_dict(whole.state_dict())
-    assert again.state_dict()["found"] == whole.state_dict()["found"]
-    assert again.state_dict()["seen"] == 40
+    list(train(TASK.model(0, data), data, recipe, seed=0, observers=[Later(again, kept)], evaluations=20))
+    found, wanted = again.state_dict()["found"], whole.state_dict()["found"]
+    assert found.keys() == wanted.keys()
+    assert len(wanted) == 2 * TENTHS
+    assert found == pytest.approx(wanted, rel=1e-12)
+
+
+def test_a_best_rate_may_be_read_from_the_valley_alone() -> None:
+    """A cliff of 20 times the lowest loss, one rate above it, pulls the vertex of a wide parabola."""
+    losses = {0.01: 0.4, 0.02: 0.2, 0.04: 0.12, 0.08: 0.1, 0.16: 0.14, 0.32: 2.0, 0.64: 2.1}
+    trials = [trial(32, lr, loss) for lr, loss in losses.items()]
+    wide, near = (curves(trials, highest=highest)[32].best for highest in (math.inf, 2.0))
+    assert wide.lr == pytest.approx(0.04)
+    assert near.rates == 4
+    # Through .02 to .16, by hand: .03 u^2 - .02 u + const, u in octaves from the middle of the four.
+    assert near.lr == pytest.approx(0.08 * 2 ** (-1 / 6), rel=1e-9)
+    alone = curves(trials, highest=1.0)[32].best
+    assert (alone.rates, alone.edge) == (3, None)
