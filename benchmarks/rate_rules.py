@@ -176,7 +176,7 @@ def _about(group: Group) -> dict[str, Any]:
 
 
 def _with_intervals(point: Array, draws: Array) -> dict[str, Any]:
-    """Of every rule its measures with intervals, and what the default saves beside the simple ones."""
+    """Of every rule its measures with intervals, and what the default and a sweep save beside the simple ones."""
     low, high = np.nanpercentile(draws, [2.5, 97.5], axis=0)
     rules = {
         rule: {
@@ -185,15 +185,23 @@ def _with_intervals(point: Array, draws: Array) -> dict[str, Any]:
         }
         for row, rule in enumerate(CARRIED)
     }
+    return {
+        "rules": rules,
+        "saved_by_default": _saved(point, draws, "default"),
+        "saved_by_sweep": _saved(point, draws, "sweep"),
+    }
+
+
+def _saved(point: Array, draws: Array, rule: str) -> dict[str, Any]:
+    """How much lower the regret of `rule` is than that of each simple one."""
     names, column = list(CARRIED), list(MEASURES).index("regret")
-    default = names.index("default")
-    saved = {}
-    for rule in SIMPLE:
-        more = draws[:, names.index(rule), column] - draws[:, default, column]
-        ends = np.nanpercentile(more, [2.5, 97.5])
-        estimate = point[names.index(rule), column] - point[default, column]
-        saved[rule] = _interval(Interval(float(estimate), float(ends[0]), float(ends[1])))
-    return {"rules": rules, "saved_by_default": saved}
+    own, found = names.index(rule), {}
+    for simple in SIMPLE:
+        other = names.index(simple)
+        ends = np.nanpercentile(draws[:, other, column] - draws[:, own, column], [2.5, 97.5])
+        estimate = point[other, column] - point[own, column]
+        found[simple] = _interval(Interval(float(estimate), float(ends[0]), float(ends[1])))
+    return found
 
 
 def _short(table: Array, rules: Sequence[str] = tuple(CARRIED)) -> dict[str, dict[str, float | None]]:

@@ -61,7 +61,7 @@ def test_the_mean_over_all_is_that_of_the_groups_and_what_is_saved_the_differenc
     for each in (found["all"], *found["by_group"].values()):
         for rule, saved in each["saved_by_default"].items():
             apart = each["rules"][rule]["regret"]["mean"] - each["rules"]["default"]["regret"]["mean"]
-            assert saved["mean"] == pytest.approx(apart, abs=1e-3)
+            assert saved["mean"] == pytest.approx(apart, abs=1e-5)
     constant = found["all"]["rules"]["constant"]["regret"]
     assert constant["low"] < constant["mean"] < constant["high"]  # groups differ
 
