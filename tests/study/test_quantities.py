@@ -25,6 +25,7 @@ from rebatch.study.studies.hoffer_2017 import (
 from rebatch.study.studies.hoffer_2017.common import GBN, LARGE, LR, SMALL
 from rebatch.study.studies.mini_batches import gradient_error, saddle_escape
 from rebatch.study.studies.page_2018 import batch, forgetting, summed, sweep
+from rebatch.study.studies.rebatch import rate_sweep
 from study.made_up import RECIPE, reached, run
 
 HAND_COMPUTED = {
@@ -46,6 +47,7 @@ HAND_COMPUTED = {
     sweep.SWEEP,  # in test_page_sweep.py
     gradient_error.GRADIENT_ERROR,  # in test_mini_batches.py
     saddle_escape.SADDLE_ESCAPE,  # in test_mini_batches.py
+    rate_sweep.RATE_SWEEP,  # in test_rate_sweep.py
 }
 
 
