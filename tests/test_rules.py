@@ -276,7 +276,7 @@ class TestTheDefaultRate:
         half = self.of(ADAM, 1024, Facts(noise_scale=700.0))
         curve = Knee(batch_size=350.0, exponent=0.75)
         assert half.recipe.optimizer.lr == pytest.approx(1e-3 * curve.factor(128, 1024))
-        assert "half the noise scale is untested" in half.warnings[0]
+        assert "half the noise scale did not hold on two small nets" in half.warnings[0]
         assert self.of(ADAM, 512, Facts()).recipe.optimizer.lr == pytest.approx(2e-3)
 
     @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from rebatch.study.quantify import quantify
 from rebatch.study.store import Result, Store
 from rebatch.study.studies import STUDIES
 from rebatch.tasks import find_task
+from study.made_up_rates import rate_metrics
 from study.made_up_sweep import sweep_metrics
 
 Rows = list[dict[str, float]]
@@ -134,6 +135,7 @@ def _result(plan: Plan, arm: Arm, seed: int, rows: Rows) -> Result:
         last |= _forgetting(noise) if {"forgetting", "recent_forgetting"} & set(arm.finals) else {}
         accuracy, test_loss = 96.0 + noise.random(), 0.5 + 0.1 * noise.random()
         last |= sweep_metrics(arm, plan) if plan.study == "page-sweep" else {}
+        last |= rate_metrics(arm, plan) if plan.study == "rate-sweep" else {}
         steps = plan.steps(arm)
         return Result(status="done", steps=steps, accuracy=accuracy, test_loss=test_loss, metrics=last, seconds=1.0)
     if isinstance(arm.probe, GradientErrors):

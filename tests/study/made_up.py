@@ -29,6 +29,7 @@ from rebatch.study.probes import (
 )
 from rebatch.study.records import FinishedRun, Rows, SeedRuns
 from rebatch.study.studies.mini_batches.bagging import KINDS
+from study.made_up_rates import rate_metrics
 from study.made_up_sweep import sweep_metrics
 
 RECIPE = Recipe(batch_size=32, optimizer=Sgd(lr=0.1), budget=Epochs(1))
@@ -59,6 +60,7 @@ FINALS = {
     "last_epoch": {"last_epoch_loss": 0.1, "chance_loss": math.log(10)},
     "high_rate": {"forgotten_at_high_rate": 0.4, "newest_loss": 0.4, "unseen_loss": 0.6},
     "peak_curvature": {"peak_eigenvalue": 1.7, "peak_lr": 0.1},
+    "noise_tenths": {},  # with its losses, in `rate_metrics`
     "recomputed_statistics": {},  # it writes into rows
 }
 
@@ -146,4 +148,5 @@ def _finished(arm: Arm, place: int, plan: Plan, seed: int) -> FinishedRun:
     measured = {name: value + 0.001 * place for name, value in measured.items()}
     metrics = {**rows[-1], **measured, "test_accuracy": 94.0 + rng.random(), "test_loss": 0.3 + 0.1 * rng.random()}
     metrics |= sweep_metrics(arm, plan) if plan.study == "page-sweep" else {}
+    metrics |= rate_metrics(arm, plan) if plan.study == "rate-sweep" else {}
     return FinishedRun(recipe=arm.recipe, diverged=False, metrics=metrics, rows=rows)

@@ -32,7 +32,8 @@ def made_images() -> Splits:
 def one_step_of(recipe: Recipe) -> Recipe:
     ghost = GHOST if recipe.ghost_batch_size is not None else None
     # The rate is made the same, since arms that differ in it alone take the same step.
-    return recipe.as_tuned().with_lr(0.01).replace(batch_size=BATCH, ghost_batch_size=ghost, budget=Steps(1))
+    flat = recipe.as_tuned().with_lr(0.01).replace(batch_schedule=())
+    return flat.replace(batch_size=BATCH, ghost_batch_size=ghost, budget=Steps(1))
 
 
 @pytest.mark.parametrize("study", [name for name, study in STUDIES.items() if study.task != "simulation"])

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from rebatch.study.studies.hoffer_2017.common import LARGE, RA, SMALL
 from rebatch.study.studies.hoffer_2017.gap import GAP, PLATEAUS, SAME_EXAMPLES
 from rebatch.tasks import TASKS, Task, find_task
 from rebatch.transfer import transfer
+from texts import lay_out
 
 DIGITS = TASKS["digits/mlp"]
 SPEC = RunSpec(task="digits/mlp", recipe=DIGITS.recipe, seed=0)
@@ -62,11 +64,18 @@ def test_a_spec_survives_json() -> None:
     assert spec.run_id == SPEC.run_id
 
 
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a text of some thousand sequences."""
+    return lay_out(tmp_path_factory.mktemp("data"), words=200_000)
+
+
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("study", STUDIES)
-def test_every_study_can_be_planned_for_every_task_at_every_scale(study: str, task: str) -> None:
+def test_every_study_can_be_planned_for_every_task_at_every_scale(study: str, task: str, texts: Path) -> None:
+    found = task_for(study, task).sized(texts)
     for scale in ("quick", "cpu", "paper"):
-        plan = make_plan(STUDIES[study], task_for(study, task), scale, execution=Execution())
+        plan = make_plan(STUDIES[study], found, scale, execution=Execution())
         ids = [spec.run_id for spec in plan.specs()]
         assert len(ids) == len(set(ids)) <= len(plan.runs())
         names = {arm.name for arm in plan.design.arms}

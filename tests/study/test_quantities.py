@@ -32,7 +32,7 @@ from rebatch.study.studies.mini_batches import (
     small_batches,
 )
 from rebatch.study.studies.page_2018 import batch, forgetting, summed, sweep
-from rebatch.study.studies.rebatch import close_gap
+from rebatch.study.studies.rebatch import close_gap, rate_sweep
 from study.made_up import RECIPE, reached, run
 
 HAND_COMPUTED = {
@@ -59,6 +59,7 @@ HAND_COMPUTED = {
     hardware_batch.HARDWARE_BATCH,  # in test_hardware_batch.py
     bagging.BAGGING,  # in test_bagging.py
     small_batches.SMALL_BATCHES,  # in test_small_batches.py
+    rate_sweep.RATE_SWEEP,  # in test_rate_sweep.py
 }
 
 

@@ -110,8 +110,8 @@ def default_curve(move: Move) -> Curve:
         return Curve(
             guessed.factor(move.tuned.batch_size, move.batch_size),
             f"the curve of Adam-like optimizers with its knee at half the noise scale, {guessed.batch_size:g}",
-            "that the knee of an Adam-like optimizer lies at half the noise scale is untested: a sweep over four "
-            "batch sizes would show it (--from-sweep)",
+            "that the knee of an Adam-like optimizer lies at half the noise scale did not hold on two small nets: a "
+            "sweep over four batch sizes would show where it is (--from-sweep)",
             "unknown",
         )
     if move.kappa > SAFE_KAPPA:

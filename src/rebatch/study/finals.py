@@ -22,6 +22,7 @@ from rebatch.measure.forgetting import Forgetting, Replay, fit_decay
 from rebatch.measure.rescaling import rescalable, rescale_relu
 from rebatch.observation import Observer, trainable
 from rebatch.study.limits import unseen_loss
+from rebatch.study.noise_tenths import NoiseTenths, noise_found
 from rebatch.study.plan import RunSpec
 from rebatch.study.watching import HighRate, LastEpoch, PeakCurvature, RecomputedStatistics, what_was_found
 from rebatch.training import evaluate
@@ -190,6 +191,7 @@ WATCHED: dict[str, Watched] = {
     "last_epoch": Watched(LastEpoch, what_was_found),
     "high_rate": Watched(HighRate, what_was_found),
     "peak_curvature": Watched(PeakCurvature, what_was_found),
+    "noise_tenths": Watched(NoiseTenths, noise_found),
     "recomputed_statistics": Watched(RecomputedStatistics, what_was_found),
 }
 

@@ -28,6 +28,7 @@ from rebatch.study.studies.page_2018.forgetting import FORGETTING
 from rebatch.study.studies.page_2018.summed import SUMS
 from rebatch.study.studies.page_2018.sweep import SWEEP
 from rebatch.study.studies.rebatch.close_gap import CLOSE_GAP
+from rebatch.study.studies.rebatch.rate_sweep import RATE_SWEEP
 
 STUDIES: dict[str, Study] = {
     study.name: study
@@ -59,5 +60,6 @@ STUDIES: dict[str, Study] = {
         HARDWARE_BATCH,
         BAGGING,
         SMALL_BATCHES,
+        RATE_SWEEP,
     )
 }

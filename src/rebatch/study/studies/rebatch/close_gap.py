@@ -79,8 +79,9 @@ def ghosts(recipe: Recipe, task: Task) -> Recipe:
 
 
 def nesterov(recipe: Recipe, _: Task) -> Recipe:
-    """Nesterov's momentum."""
-    assert isinstance(recipe.optimizer, Sgd)
+    """Nesterov's momentum, for SGD."""
+    if not isinstance(recipe.optimizer, Sgd):
+        return recipe
     return recipe.replace(optimizer=msgspec.structs.replace(recipe.optimizer, nesterov=True))
 
 
@@ -124,7 +125,7 @@ def close_gap_design(task: Task, scale: Scale) -> Design:
     arms = [Arm(name=name, recipe=recipes[name]) for name in (SMALL, LARGE, LR, GBN)]
     every: dict[str, list[Arm]] = {"large": [], "small": []}
     for batch, base, factors in (("large", recipes[LARGE], LARGE_FACTORS), ("small", small, SMALL_FACTORS)):
-        for setting in SETTINGS:
+        for setting in _settings(task):
             candidates = _candidates(f"{batch}:{setting}", _with(base, setting, task), factors, size)
             every[batch] += candidates
             arms += candidates
@@ -133,7 +134,7 @@ def close_gap_design(task: Task, scale: Scale) -> Design:
     trials = len(every["large"])
     note = f"best of {trials} trials on the validation split"
     arms += [_best(BEST_LARGE, every["large"], note), _best(BEST_SMALL, every["small"], note)]
-    return Design(arms=tuple(arms), claims=_claims(size), seeds=size.seeds, gap=(SMALL, LARGE))
+    return Design(arms=tuple(arms), claims=_claims(size, task), seeds=size.seeds, gap=(SMALL, LARGE))
 
 
 def quantities(runs: SeedRuns) -> Mapping[str, float]:
@@ -147,6 +148,12 @@ def quantities(runs: SeedRuns) -> Mapping[str, float]:
         if accuracy.keys() >= {f"large:{with_it}", f"large:{without}"}:
             found[f"worth:{name}"] = accuracy[f"large:{with_it}"] - accuracy[f"large:{without}"]
     return found
+
+
+def _settings(task: Task) -> list[str]:
+    """Those that the task's optimizer can have."""
+    sgd = isinstance(task.recipe.optimizer, Sgd)
+    return [name for name in SETTINGS if sgd or not name.endswith("+nesterov")]
 
 
 def _with(recipe: Recipe, setting: str, task: Task) -> Recipe:
@@ -174,7 +181,7 @@ def _best(name: str, candidates: Sequence[Arm], note: str = "") -> Arm:
     return Arm(name=name, recipe=candidates[0].recipe, best_of=names, note=note)
 
 
-def _claims(size: _Size) -> tuple[Claim, ...]:
+def _claims(size: _Size, task: Task) -> tuple[Claim, ...]:
     why = f"Margin {size.margin} points; {size.seeds} seeds, as many as the time of this scale allows."
 
     def claim(id_: str, statement: str, test: Test, reason: str = "") -> Claim:
@@ -194,6 +201,7 @@ def _claims(size: _Size) -> tuple[Claim, ...]:
             ("average", "an average of the weights is, beside cosine and ghosts,"),
             ("late_small", "a late phase of smaller batches is, beside cosine and ghosts,"),
         )
+        if WORTH[name][0] in _settings(task)
     )
     return (
         claim(
