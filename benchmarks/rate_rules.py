@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rebatch.errors import RequestError
-from rebatch.recipe import Recipe
 from rebatch.interval import Interval
+from rebatch.recipe import Recipe
 from rebatch.study.carried_rates import CARRIED, LATE, NEAR, SIMPLE, TENTHS, Landing, Trial, curves, landings
 from rebatch.study.environment import environment
 from rebatch.study.plan import Plan
