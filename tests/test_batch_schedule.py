@@ -37,6 +37,7 @@ from rebatch.schedule import (
     lr_factor,
 )
 from rebatch.study.branch import branch_off
+from rebatch.tasks import TASKS
 from rebatch.transfer import transfer
 from toy import RECIPE, assert_same_state, toy_model, toy_splits
 from training.runs import assert_same_rows, run, stopped_and_resumed
@@ -286,3 +287,16 @@ def test_torch_is_not_seeded_by_any_of_this() -> None:
     state = torch.get_rng_state()
     total_steps(GROWS, 37)
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_cut_of_the_larger_batches_is_another_run(tmp_path: Path) -> None:
+    """Plain batch norm sees pieces where a later batch is cut, though the first one is not."""
+    recipe = TASKS["digits/mlp"].recipe.replace(
+        batch_size=16, budget=Epochs(0.2), schedule=Constant(), batch_schedule=((0.5, 8.0),)
+    )
+    write_recipe(recipe, tmp_path / "grows.toml")
+    store, cut = ["--store", str(tmp_path / "store")], ["--micro-batch-size", "16", "--allow-batch-norm"]
+    for options in ([], cut):
+        call = ["train", str(tmp_path / "grows.toml"), "--task", "digits/mlp", "--threads", "1", *store, *options]
+        assert command(call) == 0
+    assert len(list((tmp_path / "store" / "runs").iterdir())) == 2
