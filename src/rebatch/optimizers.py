@@ -188,10 +188,7 @@ class MuonAdamW(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Move the weights that have a gradient; `closure`, if given, is called for the loss first, as torch has it."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _loss_of(closure)
         for part in self._parts:
             part.step()
         return loss
@@ -225,10 +222,7 @@ class PageSgd(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Move the weights that have a gradient; `closure`, if given, is called for the loss first, as torch has it."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _loss_of(closure)
         for group in self.param_groups:
             self._move(group)
         return loss
@@ -254,6 +248,14 @@ class PageSgd(torch.optim.Optimizer):
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
         return state["momentum_buffer"]
+
+
+def _loss_of(closure: Callable[[], float] | None) -> float | None:
+    """What torch's optimizers do with the closure of a step."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
 
 
 def _can_fuse(parameters: Iterable[torch.Tensor]) -> bool:

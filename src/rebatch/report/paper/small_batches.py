@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rebatch.interval import Interval
 from rebatch.report.paper.canvas import MARKERS, QUIET, band, color, notes, panels, plain_ticks, whiskers
-from rebatch.report.paper.material import Material
+from rebatch.report.paper.material import Course, Material
 from rebatch.report.series import arm_accuracy, geometric_interval
 from rebatch.study.studies.mini_batches.small_batch_claims import FLAT, TUNED_SMALL, tuned
 from rebatch.study.studies.mini_batches.small_batch_numbers import EPOCHS, STEPS, course_arm
@@ -28,21 +27,7 @@ FLOOR = 95.0
 SPACE = 2.5  # how far below a drawn accuracy the panel goes on: room for what is told, and for names
 
 
-@dataclass(frozen=True, kw_only=True)
-class OverSizes:
-    """Something by batch size: means over `n` seeds at most."""
-
-    n: int
-    sizes: tuple[int, ...]
-    means: tuple[Interval, ...]
-
-    @property
-    def estimates(self) -> list[float]:
-        """The means themselves."""
-        return [mean.estimate for mean in self.means]
-
-
-def accuracies(material: Material, course: str) -> OverSizes | None:
+def accuracies(material: Material, course: str) -> Course | None:
     """Test accuracy in percent; with a tuned rate the chosen small batch stands at its own size."""
     prefix = tuned(0).removesuffix("0") if course == TUNED else course_arm(course, 0).removesuffix("0")
     found: dict[int, tuple[int, Interval]] = {}
@@ -55,7 +40,7 @@ def accuracies(material: Material, course: str) -> OverSizes | None:
     return _over_sizes(found)
 
 
-def over_sizes(material: Material, prefix: str) -> OverSizes | None:
+def over_sizes(material: Material, prefix: str) -> Course | None:
     """Geometric means of the positive quantities `prefix` and a batch size."""
     found = {
         int(size): (len(each.values), geometric_interval(list(each.values)))
@@ -65,11 +50,11 @@ def over_sizes(material: Material, prefix: str) -> OverSizes | None:
     return _over_sizes(found)
 
 
-def _over_sizes(found: Mapping[int, tuple[int, Interval]]) -> OverSizes | None:
+def _over_sizes(found: Mapping[int, tuple[int, Interval]]) -> Course | None:
     if not found:
         return None
     counts, means = zip(*(found[size] for size in sorted(found)), strict=True)
-    return OverSizes(n=max(counts), sizes=tuple(sorted(found)), means=means)
+    return Course(n=max(counts), sizes=tuple(sorted(found)), means=means)
 
 
 def hyperbola(material: Material, sizes: Sequence[int]) -> list[float]:
@@ -122,7 +107,7 @@ def figure(material: Material) -> "Figure | None":
     return whole
 
 
-def _draw_accuracies(axes: "Axes", courses: "Mapping[str, OverSizes | None]") -> None:
+def _draw_accuracies(axes: "Axes", courses: "Mapping[str, Course | None]") -> None:
     shown: list[float] = []
     for at, (course, found) in enumerate(courses.items()):
         if found is None:
@@ -146,7 +131,7 @@ def _draw_accuracies(axes: "Axes", courses: "Mapping[str, OverSizes | None]") ->
     axes.legend(loc="lower left", bbox_to_anchor=(0.0, 0.16))
 
 
-def _draw_steps(axes: "Axes", material: Material, found: OverSizes) -> None:
+def _draw_steps(axes: "Axes", material: Material, found: Course) -> None:
     band(axes, found.sizes, found.means, color(0), least=0.0)
     axes.plot(found.sizes, found.estimates, "o", markersize=4.5, color=color(0), label=f"measured (n = {found.n})")
     fitted = hyperbola(material, found.sizes)
@@ -163,7 +148,7 @@ def _draw_steps(axes: "Axes", material: Material, found: OverSizes) -> None:
     axes.legend(loc="upper right")
 
 
-def _draw_seconds(axes: "Axes", material: Material, found: OverSizes) -> None:
+def _draw_seconds(axes: "Axes", material: Material, found: Course) -> None:
     band(axes, found.sizes, found.means, color(1), least=0.0)
     axes.plot(found.sizes, found.estimates, "o-", markersize=4.5, color=color(1), label=f"measured (n = {found.n})")
     fastest = middle(material, "fastest")
