@@ -17,6 +17,7 @@ from rebatch.study.plan import Arm, Design, Plan, Study, make_plan
 from rebatch.study.store import Result, Store
 from rebatch.study.sweep_store import stored_sweep
 from rebatch.tasks import find_task
+from rebatch.transfer import transfer
 
 CURVE = Knee(batch_size=300.0, exponent=1.0)
 SIZES, RATES = (16, 64, 256, 1024), [0.01 * 2**power for power in range(9)]
@@ -179,6 +180,22 @@ def test_a_rate_beyond_the_sweep_and_one_without_a_knee_are_doubted(
     document, _ = moved(capsys, recipe, "--batch-size", "512", "--from-sweep", str(tmp_path / "low.csv"))
     assert "batch size 512 is 16 times beyond those of the sweep" in str(document["warnings"])
     assert "the sweep shows no knee (at least" in str(document["warnings"])
+
+
+def test_a_sweep_is_asked_about_the_recipe_that_was_tuned_not_the_one_at_hand(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A chain starts from [tuned], so that is the rate that must agree with the sweep."""
+    lr = 0.5 * math.exp(CURVE.log_rate(64))
+    tuned = Recipe(batch_size=64, optimizer=Sgd(lr=lr, momentum=0.9), budget=Epochs(10))
+    path = tmp_path / "moved.toml"
+    write_recipe(transfer(tuned, batch_size=256, rules="sqrt_lr").recipe, path)
+    table = write_table(tmp_path / "runs.csv")
+    options = ["--batch-size", "1024", "--from-sweep", str(table)]
+    document, _ = moved(capsys, path, *options)
+    assert not any("off by as much" in warning for warning in document["warnings"])  # type: ignore[attr-defined]
+    assert run(["transfer", str(path), *options]) == 0
+    assert "best rate by the sweep at batch size 64: " in capsys.readouterr().err
 
 
 def test_a_knee_that_is_told_is_the_curve_that_a_sweep_or_a_law_would_give(

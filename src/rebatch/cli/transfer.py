@@ -11,6 +11,7 @@ from rebatch.batch_growth import grow_batch
 from rebatch.cli.options import DataDir, Json
 from rebatch.cli.recipe import refuse_folder, write_to
 from rebatch.errors import RequestError
+from rebatch.interval import Interval
 from rebatch.knee import Knee, Known, adam_knee, gain_knee, language_model_knee
 from rebatch.price import price
 from rebatch.recipe import Recipe, Sgd
@@ -99,8 +100,9 @@ def transfer(
     )
     known_examples = _examples(found, examples, data_dir)
     result = move(tuned, batch_size=batch_size, rules=chosen, examples=known_examples, facts=facts)
+    rates = {} if fit is None else _swept_rates(result, fit)
     if fit is not None:
-        result = _with_sweep(result, fit, tuned)
+        result = _with_sweep(result, fit, rates)
     if grow_to is not None:
         result = _grown(result, grow_to, known_examples)
     if output is not None:
@@ -110,18 +112,25 @@ def transfer(
     else:
         _print(result, output, length)
         if fit is not None:
-            _print_sweep(fit, tuned.batch_size, batch_size)
+            _print_sweep(fit, rates)
 
 
-def _with_sweep(result: Transfer, fit: "KneeFit", tuned: Recipe) -> Transfer:
-    """The sweep's own bounds of the best rate, and where it is asked for more than it knows."""
+def _swept_rates(result: Transfer, fit: "KneeFit") -> dict[int, Interval]:
+    """The best rate that the sweep finds where the transfer starts, and where it goes."""
     from rebatch.knee_fit import predict
 
-    own, best = (predict(fit, size) for size in (tuned.batch_size, result.recipe.batch_size))
+    start = result.recipe.tuned or result.recipe
+    return {size: predict(fit, size) for size in (start.batch_size, result.recipe.batch_size)}
+
+
+def _with_sweep(result: Transfer, fit: "KneeFit", rates: dict[int, Interval]) -> Transfer:
+    """The sweep's own bounds of the best rate, and where it is asked for more than it knows."""
+    start = result.recipe.tuned or result.recipe
+    own, best = rates[start.batch_size], rates[result.recipe.batch_size]
     doubts = list(result.warnings)
-    if not own.low <= tuned.optimizer.lr <= own.high:
+    if not own.low <= start.optimizer.lr <= own.high:
         doubts.append(
-            f"the recipe's learning rate {tuned.optimizer.lr:.4g} is not what the sweep finds best at its batch size, "
+            f"the recipe's learning rate {start.optimizer.lr:.4g} is not what the sweep finds best at its batch size, "
             f"{own.estimate:.4g} ({own.low:.4g} to {own.high:.4g}): the rate that is carried is off by as much"
         )
     tried = [rate.batch_size for rate in fit.rates]
@@ -201,13 +210,11 @@ def _fitted(path: Path, tuned: Recipe) -> "KneeFit":
     return fit_knee(sweep, SHAPES["sgd" if isinstance(tuned.optimizer, Sgd) else "adamw"])
 
 
-def _print_sweep(fit: "KneeFit", *batch_sizes: int) -> None:
+def _print_sweep(fit: "KneeFit", rates: dict[int, Interval]) -> None:
     from rebatch.cli.output import note
-    from rebatch.knee_fit import predict
 
     note(f"knee of the sweep: {fit}; left out, with their best rate at an end of those tried: {len(fit.left_out)}")
-    for size in batch_sizes:
-        rate = predict(fit, size)
+    for size, rate in rates.items():
         bounds = f"90 %: {rate.low:.4g} to {rate.high:.4g}"
         note(f"best rate by the sweep at batch size {size}: {rate.estimate:.4g} ({bounds})")
 
