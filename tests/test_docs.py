@@ -110,6 +110,18 @@ def test_the_claims_of_the_page_are_what_the_kept_results_say(name: str, source:
     assert table == evidence_markdown([study for study in evidence() if study.source.startswith(source)])
 
 
+def test_the_arms_of_closing_the_gap_are_what_the_kept_result_says() -> None:
+    kept = json.loads((ROOT / "results" / "close-gap" / "digits-mlp-cpu.json").read_text())
+    page = (ROOT / "docs" / "closing-the-gap.md").read_text()
+    listed = page.partition("<!-- arms -->\n")[2].partition("<!-- /arms -->")[0]
+    rows = []
+    for arm in kept["arms"]:
+        accuracy = arm["accuracy"]
+        shown = f"{accuracy['mean']:.2f} [{accuracy['low']:.2f}, {accuracy['high']:.2f}]"
+        rows.append(f"| `{arm['name']}` | {arm['steps']:,} | {shown} |\n")
+    assert listed == "".join(["| arm | steps | test accuracy, % |\n", "|---|---|---|\n", *rows])
+
+
 def test_the_rules_of_the_page_are_those_of_the_table() -> None:
     page = (ROOT / "docs" / "choosing-a-rule.md").read_text()
     listed = page.partition("<!-- rules -->\n")[2].partition("<!-- /rules -->")[0]

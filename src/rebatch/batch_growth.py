@@ -10,8 +10,7 @@ import math
 from itertools import pairwise
 
 from rebatch.errors import RequestError
-from rebatch.recipe import Examples as ExampleBudget
-from rebatch.recipe import Recipe, Sgd, Steps
+from rebatch.recipe import Examples, Recipe, Sgd, Steps
 from rebatch.schedule import (
     Constant,
     Cosine,
@@ -70,7 +69,7 @@ def grow_batch(recipe: Recipe, *, most: int) -> Recipe:
     shape = _pieces(recipe, growth) if jumps is None else _steps(recipe, stairs, growth)
     budget = recipe.budget
     if isinstance(budget, Steps):
-        budget = ExampleBudget(budget.steps * recipe.batch_size)
+        budget = Examples(budget.steps * recipe.batch_size)
     return recipe.replace(schedule=shape, batch_schedule=tuple(_merged(growth)), budget=budget, tuned=None)
 
 
@@ -136,7 +135,7 @@ def _steps(recipe: Recipe, stairs: list[tuple[float, float]], growth: list[tuple
 
 def _pieces(recipe: Recipe, growth: list[tuple[float, float]]) -> PiecewiseLinear:
     """The smooth schedule times what the batch has grown by, with a steep line at each stair."""
-    points = [*_rise(recipe.schedule)]
+    points = _rise(recipe.schedule)
     starts = [_peak(recipe.schedule), *(start for start, _ in growth), 1.0]
     for place, (low, high) in enumerate(pairwise(starts)):
         g = growth[place - 1][1] if place else 1.0

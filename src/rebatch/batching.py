@@ -28,7 +28,7 @@ def steps_per_epoch(examples: int, batch_size: int, last_batch: LastBatch) -> in
 def total_steps(recipe: Recipe, examples: int) -> int:
     """Optimizer steps of the whole run on a training set of `examples`; at least 1."""
     if recipe.batch_schedule:
-        return sum(stretch.steps for stretch in stretches(recipe, examples))
+        return stretches(recipe, examples)[-1].stop
     match recipe.budget:
         case Steps(steps=steps):
             return steps
@@ -42,7 +42,7 @@ def step_sizes(recipe: Recipe, examples: int) -> set[int]:
     """The numbers of examples that steps see."""
     if recipe.batch_schedule:
         found = stretches(recipe, examples)
-        ends = {min(each.batch_size, examples - each.start(each.first + each.steps - 1)) for each in found}
+        ends = {min(each.batch_size, examples - each.start(each.stop - 1)) for each in found}
         return ends | {each.batch_size for each in found if each.steps > 1}
     rest = examples % recipe.batch_size if recipe.last_batch == "keep" else 0
     return {recipe.batch_size, rest or recipe.batch_size}
@@ -99,6 +99,11 @@ class Stretch(NamedTuple):
     offset: int
     batch_size: int
     seen: int
+
+    @property
+    def stop(self) -> int:
+        """The number of the step after its last."""
+        return self.first + self.steps
 
     def taken(self, step: int) -> int:
         """Examples of this stretch before step `step` of the run."""
@@ -215,6 +220,11 @@ def micro_batch_sizes(pieces: list[int], micro_batch_size: int) -> list[int]:
         else:
             sizes.append(piece)
     return sizes
+
+
+def is_cut(recipe: Recipe, micro_batch_size: int | None, ranks: int) -> bool:
+    """Whether some step of the run is computed in several pieces."""
+    return ranks > 1 or (micro_batch_size is not None and micro_batch_size < max(recipe.batch_sizes))
 
 
 def refuse_split_ghosts(micro_batch_size: int, ghost_batch_size: int) -> None:

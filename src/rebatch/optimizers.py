@@ -1,5 +1,6 @@
 """From a recipe to torch's optimizer and scheduler, for our loop and for a hand-written one."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib import import_module
@@ -130,7 +131,7 @@ def build_scheduler(
     total = total_steps(recipe, examples)
     if not recipe.batch_schedule:
         return LambdaLR(optimizer, partial(scheduled_factor, recipe.schedule, total, progress))
-    first = next(step for step in range(total + 1) if progress_at(step, examples, recipe) + ROUNDING >= progress)
+    first = bisect_left(range(total), progress - ROUNDING, key=lambda step: progress_at(step, examples, recipe))
     return LambdaLR(optimizer, partial(growing_factor, recipe, examples, first))
 
 

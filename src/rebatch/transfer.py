@@ -236,8 +236,6 @@ def _require_fits(move: Move) -> None:
 def _with_batch_size(tuned: Recipe, batch_size: int) -> Recipe:
     """The new batch size alone; a ghost that no longer fits becomes the whole batch."""
     ghost = tuned.ghost_batch_size
-    if batch_size == tuned.batch_size:
-        return tuned
     resized = tuned.replace(batch_size=batch_size, ghost_batch_size=None)
     smallest = min(resized.batch_sizes)
     return resized.replace(ghost_batch_size=min(ghost, smallest)) if ghost and smallest > 1 else resized

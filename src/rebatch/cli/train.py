@@ -29,6 +29,7 @@ def train(
     import msgspec
     import torch
 
+    from rebatch.batching import is_cut
     from rebatch.cli.train_run import run
     from rebatch.distributed import World
     from rebatch.recipe_file import read_recipe
@@ -51,9 +52,8 @@ def train(
         task_digest=run_digest(task, found),
     )
     world = World.from_environment()
-    largest = max(spec.recipe.batch_sizes)
-    pieces = world.size > 1 or (micro_batch_size or largest) < largest
-    if allow_batch_norm and pieces and spec.recipe.ghost_batch_size is None:
+    cut = is_cut(spec.recipe, micro_batch_size, world.size)
+    if allow_batch_norm and cut and spec.recipe.ghost_batch_size is None:
         spec = msgspec.structs.replace(spec, batch_norm_cut=(micro_batch_size or 0, world.size))
     try:
         run(

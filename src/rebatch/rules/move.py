@@ -40,15 +40,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def __post_init__(self) -> None:
         require_types(self, "facts")
         for name in ("noise_scale", "critical_batch_size", "top_eigenvalue"):
-            value = getattr(self, name)
-            ends = (value.low, value.estimate, value.high) if isinstance(value, Interval) else (value,)
-            for end in ends:
-                positive = end is None or end > 0 or (end == 0 and isinstance(value, Interval))
-                if not positive or (end is not None and math.isnan(end)):
-                    raise RequestError(f"{name} must be positive, got {show_value(end)}; leave it out if it is unknown")
-        for name, known in (("noise_scale", self.noise), ("critical_batch_size", self.critical)):
-            if known is not None and known.estimate == 0:
-                raise RequestError(f"the estimate of {name} must be positive, got 0; leave it out if it is unknown")
+            _require_positive(name, getattr(self, name))
         if isinstance(self.noise_scale, float) and math.isinf(self.noise_scale):
             raise RequestError("noise_scale must be finite, got inf; leave it out if it is unknown")
 
@@ -61,6 +53,20 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def critical(self) -> Interval | None:
         """The critical batch size: as measured, else the noise scale in its place."""
         return as_interval(self.critical_batch_size if self.critical_batch_size is not None else self.noise_scale)
+
+
+def _require_positive(name: str, value: float | Interval | None) -> None:
+    """A number above 0, or an interval around one whose bounds may be 0 or inf; nan is neither."""
+    if value is None:
+        return
+    if isinstance(value, Interval):
+        wrong = [end for end in (value.low, value.estimate, value.high) if not end >= 0.0]
+    else:
+        wrong = [] if value > 0.0 else [value]
+    if wrong:
+        raise RequestError(f"{name} must be positive, got {show_value(wrong[0])}; leave it out if it is unknown")
+    if isinstance(value, Interval) and value.estimate == 0.0:
+        raise RequestError(f"the estimate of {name} must be positive, got 0; leave it out if it is unknown")
 
 
 def as_interval(value: float | Interval | None) -> Interval | None:

@@ -134,8 +134,6 @@ def default_curve(move: Move) -> Curve:
 
 # Of AdamW, below a knee of unknown place; in 17 language models .85 fits best (`docs/choosing-a-rule.md`).
 ADAM_EXPONENT = 0.75
-
-
 # Of steps whose length does not depend on the gradient's (a sign, a trust ratio, Muon's matrices): the square root.
 SIGN_EXPONENT = 0.5
 
@@ -201,8 +199,7 @@ def gain_why(move: Move) -> str:
 
 def knee_why(move: Move) -> str:
     """Of `knee_lr`."""
-    _require_knee(move)
-    return _knee_why(move)
+    return _why_of(_require_knee(move), move)
 
 
 def linear_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
@@ -315,10 +312,6 @@ def _require_knee(move: Move) -> Knee:
             "model (in Python: facts=Facts(knee=...)), or choose rules that do without"
         )
     return move.facts.knee
-
-
-def _knee_why(move: Move) -> str:
-    return _why_of(_require_knee(move), move)
 
 
 def _why_of(knee: Knee, move: Move) -> str:

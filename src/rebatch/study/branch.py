@@ -60,6 +60,19 @@ def validation_loss(model: nn.Module, data: Splits, execution: Execution) -> flo
     return evaluate(model, data.validation, data.normalize, views=data.views, execution=execution).loss
 
 
+def loss_course(
+    model: nn.Module, data: Splits, recipe: Recipe, *, execution: Execution, **options: Any
+) -> Iterator[tuple[int, float]]:
+    """(Steps, validation loss) while `model` trains: four looks an octave, since a large batch may be there soon.
+
+    Ends early where the run diverges. `options` are those of `rebatch.train`.
+    """
+    for row in train(model, data, recipe, execution=execution, evaluations=1, **options):
+        if "diverged" in row:
+            return
+        yield int(row["step"]), validation_loss(model, data, execution)
+
+
 @dataclass(frozen=True)
 class Branch:
     """One batch size at its best rate with one seed; `steps` is inf where the loss was not reached."""
@@ -155,17 +168,15 @@ class Branches:
         return batch_size / self.recipe.batch_size
 
     def _losses(self, recipe: Recipe, steps: int, seed: int) -> Iterator[tuple[int, float]]:
-        """(Steps, validation loss), four looks an octave: a large batch may be there after a few steps.
-
-        Ends early where the run diverges.
-        """
-        copied, execution = copy.deepcopy(self.model(seed)), self.execution
-        # The run itself had another order of the examples.
-        options = {"seed": self.seed + seed + 1, "execution": execution, "micro_batch_size": self.micro_batch_size}
-        for row in train(copied, self.data, branch_recipe(recipe, steps), evaluations=1, **options):  # type: ignore[arg-type]
-            if "diverged" in row:
-                return
-            yield int(row["step"]), validation_loss(copied, self.data, execution)
+        """Of a copy of the seed's model."""
+        return loss_course(
+            copy.deepcopy(self.model(seed)),
+            self.data,
+            branch_recipe(recipe, steps),
+            execution=self.execution,
+            micro_batch_size=self.micro_batch_size,
+            seed=self.seed + seed + 1,  # the run itself had another order of the examples
+        )
 
 
 def branch_off(

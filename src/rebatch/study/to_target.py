@@ -1,7 +1,7 @@
 """How many steps does a batch size take to a loss, at its own best constant rate? Tuned and measured on separate seeds.
 
 Each batch size tries rates on a grid of doublings, from the arm's own on, until both neighbors of the best are slower,
-with the caution of `study.critical_batch`. The rate is judged by trainings from other weights and in other orders than
+with the caution of `study.branch`. The rate is judged by trainings from other weights and in other orders than
 those that are then measured, so that the number has no share in the choice.
 """
 
@@ -13,12 +13,11 @@ from statistics import geometric_mean
 
 from rebatch.critical_batch import climb, first_passage
 from rebatch.data.sets import Splits
-from rebatch.study.branch import CAUTION, MOST_RATES, RATIO, branch_recipe, validation_loss
+from rebatch.study.branch import CAUTION, MOST_RATES, RATIO, branch_recipe, loss_course
 from rebatch.study.plan import RunSpec
 from rebatch.study.probes import ToTarget
 from rebatch.study.splits import splits_of
 from rebatch.tasks.task import Task
-from rebatch.training import train
 
 Measured = tuple[list[dict[str, float]], dict[str, float]]
 
@@ -54,7 +53,7 @@ class _Trainings:
     def best_place(self) -> int:
         """On the grid of rates: where the tuning trainings take the fewest steps, for its height (`CAUTION`).
 
-        One that misses the target counts with twice the steps that it was allowed, as in `study.critical_batch`; a
+        One that misses the target counts with twice the steps that it was allowed, as in `study.branch`; a
         rate that is slower than the best is left early.
         """
         most = self.wanted.most
@@ -76,17 +75,13 @@ class _Trainings:
 
     def steps(self, lr: float, seed: int, most: float, looks: list[tuple[int, float]] | None = None) -> float:
         """When the validation loss first reaches the target; inf where that is not within `most` steps."""
-        seen = [] if looks is None else looks
-        model = self.task.model(seed, self.data)
+        model, seen = self.task.model(seed, self.data), [] if looks is None else looks
         recipe = branch_recipe(self.spec.recipe.with_lr(lr), max(1, math.ceil(most)))
 
         def course() -> Iterator[tuple[int, float]]:
-            """Four looks an octave, until the run diverges."""
-            for row in train(model, self.data, recipe, seed=seed, execution=self.spec.execution, evaluations=1):
-                if "diverged" in row:
-                    return
-                seen.append((int(row["step"]), validation_loss(model, self.data, self.spec.execution)))
-                yield seen[-1]
+            for look in loss_course(model, self.data, recipe, execution=self.spec.execution, seed=seed):
+                seen.append(look)
+                yield look
 
         return first_passage(course(), self.wanted.target, start=math.log(self.task.classes))  # of a guess
 

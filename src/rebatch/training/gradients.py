@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rebatch.batching import cut, ghost_sizes, micro_batch_sizes, offsets, refuse_split_ghosts, step_sizes
+from rebatch.batching import cut, ghost_sizes, is_cut, micro_batch_sizes, offsets, refuse_split_ghosts, step_sizes
 from rebatch.data.batches import BatchSource
 from rebatch.distributed import World
 from rebatch.errors import RequestError
@@ -92,7 +92,7 @@ def choose_cutting(
         RequestError: plain batch norm over several micro-batches or ranks, a cut that would split a ghost, or a single
             example where batch norm needs more.
     """
-    splits = world.size > 1 or (micro_batch_size is not None and micro_batch_size < max(recipe.batch_sizes))
+    splits = is_cut(recipe, micro_batch_size, world.size)
     if splits and not allow_batch_norm:
         _refuse_batch_norm(model, recipe)
     ghost = one_ghost_batch_size(model) if splits else max(ghost_batch_sizes(model), default=None)
