@@ -5,7 +5,7 @@ airbench do: statistics of the newest weights do not fit averaged ones, and stat
 no pass over the data to be measured anew. Whole numbers, such as counts of batches, are not averaged.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,10 +16,13 @@ from rebatch.averaging import Averaging, Lookahead, share_of_newest
 
 
 class WeightAverage:
-    """The average of the weights of `model` over a run of `total` steps as `averaging` says; None keeps none."""
+    """The average of the weights of `model` as `averaging` says; None keeps none.
 
-    def __init__(self, averaging: Averaging | None, total: int, model: nn.Module) -> None:
-        self._averaging, self._total, self._model = averaging, total, model
+    `progress` is the part of the run that lies behind it after so many steps.
+    """
+
+    def __init__(self, averaging: Averaging | None, progress: Callable[[int], float], model: nn.Module) -> None:
+        self._averaging, self._progress, self._model = averaging, progress, model
         self._average = [_copy(tensor) for tensor in self._live()]
         self._began = False
 
@@ -29,7 +32,7 @@ class WeightAverage:
         averaging = self._averaging
         if averaging is None or step % averaging.every > 0:
             return
-        share = share_of_newest(averaging, step, self._total)
+        share = share_of_newest(averaging, step, self._progress(step))
         live = [tensor.to(average.dtype) for tensor, average in zip(self._live(), self._average, strict=True)]
         torch._foreach_lerp_(self._average, live, share)
         self._began = True

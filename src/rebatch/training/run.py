@@ -55,14 +55,14 @@ class Run:
         self.gradient = self._gradient()
         self.drops = Drops(self.recipe.schedule, self.total, self.parameters)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.world.device)
-        self.last_row = 0
+        self.seen_at_row = 0
         self._torch_seed = int(draws.generator(self.seed, "torch").integers(2**62))
         self._order: tuple[int, Tensor] | None = None
 
     def begin(self, checkpoint: Checkpointer | None) -> None:
         """Start all ranks alike, show the first weights to the observers, take up a saved state if there is one."""
         self.world.broadcast(self.model.buffers())  # DistributedDataParallel did so with the parameters
-        self.average = WeightAverage(self.recipe.averaging, self.total, self.model)
+        self.average = WeightAverage(self.recipe.averaging, self.progress, self.model)
         for observer in self.observers:
             observer.start(self.model)
         if checkpoint is not None and (state := checkpoint.load()) is not None:
@@ -80,13 +80,17 @@ class Run:
         """What the optimizer moves."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
+    def progress(self, step: int) -> float:
+        """The part of the budget that lies before step `step`."""
+        return batching.progress(step, self.examples, self.recipe)
+
     def prepare(self, step: int) -> float:
         """Make the optimizer ready for step `step` and give the learning rate that it has there."""
         epoch, start, _ = batch_bounds(step, self.examples, self.recipe)
         every = self.recipe.defects.reset_momentum_epochs
         if every is not None and start == 0 and epoch % every == 0:
             self.optimizer = build_optimizer(self.recipe, self.model)
-        progress = batching.progress(step, self.examples, self.recipe)
+        progress = self.progress(step)
         lr = self.recipe.optimizer.lr * lr_factor(self.recipe.schedule, progress, self.drops.before_step(step))
         set_lr(self.optimizer, lr)
         if isinstance(self.recipe.optimizer, Sgd) and progress + ROUNDING >= self.recipe.optimizer.weight_decay_until:
@@ -134,9 +138,8 @@ class Run:
     def row(self, step: int, lr: float, *, evaluated: bool) -> Row:
         """The row after `step` steps; the sum of losses starts again."""
         seen = examples_seen(step, self.examples, self.recipe)
-        since = seen - examples_seen(self.last_row, self.examples, self.recipe)
-        train_loss = self.world.sum(self.loss_sum).item() / since
-        self.loss_sum, self.last_row = torch.zeros_like(self.loss_sum), step
+        train_loss = self.world.sum(self.loss_sum).item() / (seen - self.seen_at_row)
+        self.loss_sum, self.seen_at_row = torch.zeros_like(self.loss_sum), seen
         row = {"step": step, "epoch": seen / self.examples, "examples": seen, "lr": lr, "train_loss": train_loss}
         if self.data.train.has_sequences:
             row["tokens"] = seen * self.data.train.targets[0].numel()
@@ -182,7 +185,7 @@ class Run:
             "drops": self.drops.state_dict(),
             "average": self.average.state_dict(),
             "loss_sum": self.loss_sum,
-            "last_row": self.last_row,
+            "seen_at_row": self.seen_at_row,
         }
 
     def _resume(self, state: Mapping[str, Any]) -> None:
@@ -193,7 +196,11 @@ class Run:
             observer.load_state_dict(saved)
         self.drops.load_state_dict(state["drops"])
         self.average.load_state_dict(state.get("average", {}))
-        self.loss_sum, self.last_row = state["loss_sum"].to(self.world.device), state["last_row"]
+        self.loss_sum = state["loss_sum"].to(self.world.device)
+        if "last_row" in state:  # as checkpoints had it before runs could go on from others
+            self.seen_at_row = examples_seen(state["last_row"], self.examples, self.recipe)
+        else:
+            self.seen_at_row = state["seen_at_row"]
 
     def _gradient(self) -> StepGradient:
         data = self.data
