@@ -35,10 +35,11 @@ def run(
     micro_batch_size: int | None,
     allow_batch_norm: bool,
     json: bool,
+    earlier: RunFolder | None = None,
 ) -> None:
     """Train, or show the result that the store already has."""
     with _folder(spec, store, world) as folder:
-        result = earlier = folder.result()
+        result = known = folder.result()
         if result is None:
             with _progress(spec, task, folder, world) as on_row, _users_code(folder, world, keep=store is not None):
                 result = execute(
@@ -51,12 +52,13 @@ def run(
                     world=world,
                     micro_batch_size=micro_batch_size,
                     allow_batch_norm=allow_batch_norm,
+                    earlier=earlier,
                 )
         rows = folder.rows()
     if world.rank == 0 and json:
         _write(spec, result, rows)
     elif world.rank == 0:
-        say(f"{'already done: ' if earlier else ''}{_result_line(result)}")
+        say(f"{'already done: ' if known else ''}{_result_line(result)}")
 
 
 @contextmanager
@@ -99,9 +101,11 @@ def _progress(spec: RunSpec, task: Task, folder: RunFolder, world: World) -> Ite
     console = Console(stderr=True, quiet=world.rank > 0, highlight=False)
     bars = (*columns, TimeRemainingColumn())
     with Progress(*bars, console=console, transient=True, disable=not console.is_terminal) as bar:
-        line = bar.add_task("training", total=total_steps(spec.recipe, task.train))
+        start = spec.start(task.train)
+        line = bar.add_task("training", total=total_steps(spec.recipe, task.train, start))
         unit = "examples" if task.tokens_per_example == 1 else "tokens"
-        clock = _Clock(examples_seen(Checkpointer(folder.checkpoint).steps(), task.train, spec.recipe))
+        first = max(Checkpointer(folder.checkpoint).steps(), start.step)
+        clock = _Clock(examples_seen(first, task.train, spec.recipe, start))
 
         def on_row(row: Row) -> None:
             rate = f"{clock.rate(row['examples']) * task.tokens_per_example:,.0f} {unit}/s"

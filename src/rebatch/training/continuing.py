@@ -137,4 +137,4 @@ def _start(state: Mapping[str, Any]) -> Place:
 def _budget(recipe: Recipe) -> str:
     tag = recipe.budget.__struct_config__.tag
     assert isinstance(tag, str)
-    return f"{getattr(recipe.budget, tag):,} {tag}"
+    return f"{getattr(recipe.budget, tag):g} {tag}"
