@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from rebatch.batching import total_steps
 from rebatch.cli.main import run
+from rebatch.cli.train_run import _goes_on
 from rebatch.execution import Execution
 from rebatch.recipe import AdamW, Epochs, Recipe
 from rebatch.recipe_file import write_recipe
@@ -161,3 +163,14 @@ def test_the_id_of_a_continued_run_follows_from_both_recipes_and_the_place() -> 
     tuned = replace(large, continues=Continued(replace(small, recipe=SMALL.replace(tuned=SMALL.with_lr(1.0))), 7))
     assert tuned.run_id == large.run_id
     assert large.start(TASK.train) == (7, 0, 7 * SMALL.batch_size, 7 * SMALL.batch_size)
+
+
+def test_a_longer_budget_is_told_to_move_the_schedule_back() -> None:
+    """After one epoch of two, by a recipe for two and by one for eight."""
+    small = RunSpec(task="digits/mlp", recipe=SMALL, seed=0)
+    before = Continued(small, total_steps(SMALL.replace(budget=Epochs(1)), TASK.train))
+    large = RunSpec(task="digits/mlp", recipe=LARGE, seed=0, continues=before)
+    where = f"goes on after {before.steps} steps and {TASK.train:,} examples, at "
+    assert _goes_on(large, before, TASK.train) == f"{where}50.0% of the budget"
+    longer = replace(large, recipe=LARGE.replace(budget=Epochs(8)))
+    assert _goes_on(longer, before, TASK.train) == f"{where}12.5% of the budget (it was 50.0%, so the schedule jumps)"

@@ -24,7 +24,11 @@ def train(
     store: Annotated[Path | None, typer.Option(help="Keep rows, checkpoint and result here, and resume.")] = None,
     continue_: Annotated[
         Path | None,
-        typer.Option("--continue", help="Go on from the checkpoint of another run, here its store or folder."),
+        typer.Option(
+            "--continue",
+            help="Go on by this recipe from another run's checkpoint: its store or folder.",
+            metavar="STORE",
+        ),
     ] = None,
     data_dir: DataDir = None,
     json: Json = False,

@@ -12,13 +12,13 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rebatch.batching import examples_seen, total_steps
-from rebatch.cli.output import say, write_json
+from rebatch.batching import examples_seen, progress, total_steps
+from rebatch.cli.output import note, say, write_json
 from rebatch.distributed import World
 from rebatch.errors import RequestError, RunError
 from rebatch.study.environment import environment
 from rebatch.study.execute import execute
-from rebatch.study.plan import RunSpec
+from rebatch.study.plan import Continued, RunSpec
 from rebatch.study.store import Result, RunFolder, Store
 from rebatch.tasks import Task
 from rebatch.tasks.find import describe
@@ -41,6 +41,8 @@ def run(
     with _folder(spec, store, world) as folder:
         result = known = folder.result()
         if result is None:
+            if world.rank == 0 and spec.continues is not None:
+                note(_goes_on(spec, spec.continues, task.train))
             with _progress(spec, task, folder, world) as on_row, _users_code(folder, world, keep=store is not None):
                 result = execute(
                     spec,
@@ -59,6 +61,19 @@ def run(
         _write(spec, result, rows)
     elif world.rank == 0:
         say(f"{'already done: ' if known else ''}{_result_line(result)}")
+
+
+def _goes_on(spec: RunSpec, before: Continued, examples: int) -> str:
+    """Where it goes on, and at which part of its budget: of a longer budget it is a smaller part."""
+    at, earlier = spec.start(examples), before.spec
+    old = progress(at.step, examples, earlier.recipe, earlier.start(examples))
+    new = progress(at.step, examples, spec.recipe, at)
+    moved = f" (it was {old:.1%}, so the schedule jumps)" if abs(new - old) > JUMP else ""
+    return f"goes on after {at.step:,} steps and {at.seen:,} examples, at {new:.1%} of the budget{moved}"
+
+
+# Partial batches move the progress of a place within an epoch by less.
+JUMP = 0.01
 
 
 @contextmanager

@@ -4,7 +4,7 @@ store.json                    the format's number
 plans/NAME.json               what a study planned
 quantities/NAME.json          the numbers that its claims speak about, by name and seed, where it has such
            NAME.runs.json     which runs the numbers of each seed were made of
-runs/RUN_ID/spec.json         what the run is
+runs/RUN_ID/spec.json         what the run is; where it goes on from another, all of that one's spec too
             rows.jsonl        its rows, one line each, appended; not there where the run was imported
             checkpoint.pt     its state while it runs, if that takes over a minute
             error.txt         the traceback of its last failure, until it finishes
