@@ -18,8 +18,8 @@ from rebatch.data.sets import Splits
 from rebatch.distributed import World
 from rebatch.measure import NoiseScale
 from rebatch.nn import convert_ghost_batch_norm
-from rebatch.recipe import AdamW, Recipe
-from rebatch.training import Checkpointer, Row, evaluate, train
+from rebatch.recipe import AdamW, Epochs, Recipe
+from rebatch.training import Checkpointer, EarlierRun, Row, evaluate, train
 from toy import FLOAT64, RECIPE, state_of, toy_model, toy_sequences, toy_splits, toy_transformer
 
 RANKS = 2
@@ -92,6 +92,18 @@ def resumed(world: World, folder: Path) -> tuple[list[Row], list[Row]]:
     return undisturbed, first + list(rows(Checkpointer(path, seconds=1e9)))
 
 
+def continued(world: World, folder: Path) -> list[Row]:
+    """Rows of a run at batch 8 that goes on from one at batch 16 on one rank, stopped between two of its rows."""
+    path, recipe = folder / "alone.pt", RECIPE.replace(budget=Epochs(8))
+    options: dict[str, Any] = {"seed": 1, "execution": FLOAT64, "evaluations": 1}
+    if world.rank == 0:
+        alone = train(toy_model(), toy_splits(), recipe, checkpoint=Checkpointer(path, seconds=0.0), **options)
+        assert next(row for row in alone if row["step"] > 8)["step"] == 10
+    world.barrier()
+    recipes = recipe.replace(batch_size=8), EarlierRun(recipe, path)
+    return list(train(toy_model(), toy_splits(), recipes[0], world=world, start_from=recipes[1], **options))
+
+
 def noise_scale(world: World) -> list[float]:
     """Of a run in pieces of 4 examples: tr(Sigma), |G|^2 and how many steps had several pieces."""
     observer = NoiseScale()
@@ -131,8 +143,9 @@ def rank_main(rank: int, folder: Path) -> None:
     outcomes = {case: run_case(world, **options(case)) for case in CASES}
     alike = [plain_batch_norm(world, averaging) for averaging in (None, Ema(decay=0.8), Lookahead())]
     rows = resumed(world, folder)
+    going_on = continued(world, folder)
     noise = [noise_scale(world), watched(world)]
     gathered = world.gather(torch.full((rank, 2), float(rank)))
     found = {"outcomes": outcomes, "gathered": gathered, "plain": alike, "resumed": rows, "noise": noise}
-    torch.save(found, folder / f"rank{rank}.pt")
+    torch.save({**found, "continued": going_on}, folder / f"rank{rank}.pt")
     world.close()

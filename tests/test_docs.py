@@ -27,6 +27,8 @@ ELSEWHERE = {
     "rebatch data fetch mnist": "downloads; tests/data/test_fetch.py does it from a local server",
     "rebatch train large.toml --task mnist/f1": "needs MNIST; tests/cli/test_cli.py does it on digits",
     "rebatch study run hoffer-gap --task digits": "tests/test_end_to_end.py",
+    "rebatch train small.toml --task digits --store small": "is to be stopped; tests/study/test_continuing.py",
+    "rebatch train large.toml --task digits --store large --continue small": "tests/study/test_continuing.py",
 }
 
 

@@ -35,9 +35,9 @@ class Ema(_Averaging, frozen=True, tag="ema"):
 class Lookahead(_Averaging, frozen=True, tag="lookahead"):
     """Each `every`-th step slow weights move toward the weights, which go on from there.
 
-    slow = rho slow + (1 - rho) w, then w = slow, with rho = decay^every (t / T)^power after step t of T: the run moves
-    fast at first and averages strongly at its end. So does airbench94 (Jordan, 2024); Zhang et al. (2019, arXiv
-    1907.08610) keep rho constant, which is power 0.
+    slow = rho slow + (1 - rho) w, then w = slow, with rho = decay^every (t / T)^power after step t of T, or with a
+    batch schedule after t of T examples: the run moves fast at first and averages strongly at its end. So does
+    airbench94 (Jordan, 2024); Zhang et al. (2019, arXiv 1907.08610) keep rho constant, which is power 0.
     """
 
     decay: float = 0.95
@@ -53,20 +53,20 @@ class Lookahead(_Averaging, frozen=True, tag="lookahead"):
 Averaging = Ema | Lookahead
 
 
-def share_of_newest(averaging: Averaging, step: int, total: int) -> float:
-    """The share of the weights after `step` steps (a multiple of `every`) of `total` in the new average.
+def share_of_newest(averaging: Averaging, steps: float, progress: float) -> float:
+    """The share of the newest weights in the new average, after `steps` steps of its decay and `progress` of the run.
 
-    >>> share_of_newest(Ema(decay=0.5), 1, 10), share_of_newest(Ema(decay=0.5), 2, 10)
+    >>> share_of_newest(Ema(decay=0.5), 1, 0.1), share_of_newest(Ema(decay=0.5), 2, 0.2)
     (1.0, 0.6666666666666666)
-    >>> share_of_newest(Lookahead(decay=0.5, every=1), 10, 10)
+    >>> share_of_newest(Lookahead(decay=0.5, every=1), 10, 1.0)
     0.5
     """
     kept = math.pow(averaging.decay, averaging.every)
     match averaging:
         case Ema(every=every):
-            return (1 - kept) / (1 - math.pow(kept, step // every))
+            return (1 - kept) / (1 - math.pow(kept, steps / every))
         case Lookahead(power=power):
-            return 1 - kept * math.pow(step / total, power)
+            return 1 - kept * math.pow(progress, power)
 
 
 def _check(averaging: msgspec.Struct, decay: float, every: int) -> None:

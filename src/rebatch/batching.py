@@ -1,7 +1,7 @@
 """How examples are cut: an epoch into steps, a batch into ghosts, ranks and micro-batches. Integers only."""
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import NamedTuple
@@ -9,6 +9,19 @@ from typing import NamedTuple
 from rebatch.errors import RequestError
 from rebatch.recipe import Epochs, Examples, LastBatch, Recipe, Steps
 from rebatch.schedule import ROUNDING
+
+
+class Place(NamedTuple):
+    """Where a run stands: steps taken, the epoch, where in its order of examples, examples seen with repeats."""
+
+    step: int = 0
+    epoch: int = 0
+    offset: int = 0
+    seen: int = 0
+
+
+START = Place()
+"""Where a run starts that does not go on from another's place."""
 
 
 def steps_per_epoch(examples: int, batch_size: int, last_batch: LastBatch) -> int:
@@ -22,13 +35,30 @@ def steps_per_epoch(examples: int, batch_size: int, last_batch: LastBatch) -> in
             f"batch_size {batch_size} is larger than the training set of {examples} examples; "
             f"use a batch size of at most {examples}"
         )
+    return _steps_in(examples, batch_size, last_batch)
+
+
+def _steps_in(examples: int, batch_size: int, last_batch: LastBatch) -> int:
     return examples // batch_size if last_batch == "drop" else math.ceil(examples / batch_size)
 
 
-def total_steps(recipe: Recipe, examples: int) -> int:
-    """Optimizer steps of the whole run on a training set of `examples`; at least 1."""
+def total_steps(recipe: Recipe, examples: int, start: Place = START) -> int:
+    """Optimizer steps of the whole run on a training set of `examples`, those before `start` included; at least 1."""
     if recipe.batch_schedule:
-        return stretches(recipe, examples)[-1].stop
+        found = stretches(recipe, examples, start)
+        return found[-1].stop if found else start.step
+    whole = _budgeted_steps(recipe, examples)
+    if start == START:
+        return whole
+    most = whole + steps_per_epoch(examples, recipe.batch_size, recipe.last_batch) + 1
+    left = bisect_left(
+        range(most), whole - ROUNDING, key=lambda steps: _clock(start.step + steps, examples, recipe, start)
+    )
+    return start.step + left
+
+
+def _budgeted_steps(recipe: Recipe, examples: int) -> int:
+    """Steps of a run with one batch size from its start to its end."""
     match recipe.budget:
         case Steps(steps=steps):
             return steps
@@ -38,14 +68,14 @@ def total_steps(recipe: Recipe, examples: int) -> int:
             return max(1, round(epochs * steps_per_epoch(examples, recipe.batch_size, recipe.last_batch)))
 
 
-def step_sizes(recipe: Recipe, examples: int) -> set[int]:
+def step_sizes(recipe: Recipe, examples: int, start: Place = START) -> set[int]:
     """The numbers of examples that steps see."""
     if recipe.batch_schedule:
-        found = stretches(recipe, examples)
+        found = stretches(recipe, examples, start)
         ends = {min(each.batch_size, examples - each.start(each.stop - 1)) for each in found}
         return ends | {each.batch_size for each in found if each.steps > 1}
-    rest = examples % recipe.batch_size if recipe.last_batch == "keep" else 0
-    return {recipe.batch_size, rest or recipe.batch_size}
+    rests = {(examples - offset) % recipe.batch_size for offset in (0, start.offset)}
+    return {recipe.batch_size} | (rests - {0} if recipe.last_batch == "keep" else set())
 
 
 def steps_of_last_epoch(recipe: Recipe, examples: int) -> int:
@@ -66,24 +96,51 @@ def mean_batch_size(recipe: Recipe, examples: int) -> float:
     return examples_per_epoch(recipe, examples) / steps_per_epoch(examples, recipe.batch_size, recipe.last_batch)
 
 
-def batch_bounds(step: int, examples: int, recipe: Recipe) -> tuple[int, int, int]:
+def batch_bounds(step: int, examples: int, recipe: Recipe, start: Place = START) -> tuple[int, int, int]:
     """Which examples step `step` sees: (epoch, start, stop), a slice of that epoch's order."""
+    at = place(step, examples, recipe, start)
+    size = _stretch(step, examples, recipe, start).batch_size if recipe.batch_schedule else recipe.batch_size
+    return at.epoch, at.offset, min(at.offset + size, examples)
+
+
+def place(step: int, examples: int, recipe: Recipe, start: Place = START) -> Place:
+    """Where a run stands before step `step`. From `start` on, the rest of its epoch is cut as the epochs after it."""
     if recipe.batch_schedule:
-        stretch = _stretch(step, examples, recipe)
-        start = stretch.start(step)
-        return stretch.epoch, start, min(start + stretch.batch_size, examples)
-    epoch, position = divmod(step, steps_per_epoch(examples, recipe.batch_size, recipe.last_batch))
-    start = position * recipe.batch_size
-    return epoch, start, min(start + recipe.batch_size, examples)
+        stretch = _stretch(step, examples, recipe, start)
+        offset = min(stretch.start(step), examples)
+        return Place(step, stretch.epoch, offset, stretch.seen + offset - stretch.offset)
+    size, taken = recipe.batch_size, step - start.step
+    per_epoch = steps_per_epoch(examples, size, recipe.last_batch)
+    rest = _steps_in(examples - start.offset, size, recipe.last_batch) if start.offset else 0
+    if taken < rest:
+        return Place(step, start.epoch, start.offset + taken * size, start.seen + taken * size)
+    epochs, position = divmod(taken - rest, per_epoch)
+    in_rest = min(rest * size, examples - start.offset)
+    seen = start.seen + in_rest + epochs * examples_per_epoch(recipe, examples) + position * size
+    return Place(step, start.epoch + (start.offset > 0) + epochs, position * size, seen)
 
 
-def progress(step: int, examples: int, recipe: Recipe) -> float:
-    """The part of the budget that lies before step `step`: of its steps, or with a batch schedule of its examples."""
-    total = total_steps(recipe, examples)
-    if not recipe.batch_schedule or step >= total:
-        return min(step / total, 1.0)
-    stretch = _stretch(step, examples, recipe)
-    return _progress(recipe, examples, stretch.epoch, stretch.start(step), stretch.seen + stretch.taken(step))
+def progress(step: int, examples: int, recipe: Recipe, start: Place = START) -> float:
+    """The part of the budget that lies before step `step`: of its steps, or with a batch schedule of its examples.
+
+    From `start` on, steps are counted as in a run by `recipe` alone, whose place in the order of examples it has.
+    """
+    if not recipe.batch_schedule:
+        return min(_clock(step, examples, recipe, start) / _budgeted_steps(recipe, examples), 1.0)
+    if step >= total_steps(recipe, examples, start):
+        return 1.0
+    at = place(step, examples, recipe, start)
+    return _progress(recipe, examples, at.epoch, at.offset, at.seen)
+
+
+def _clock(step: int, examples: int, recipe: Recipe, start: Place) -> float:
+    """The steps that a run by `recipe` alone takes to the place before step `step`; no whole number between two."""
+    at, ahead = place(step, examples, recipe, start), 0.0
+    if not isinstance(recipe.budget, Epochs):  # an epoch may have dropped more examples, or fewer, than ours do
+        more = start.seen - start.epoch * examples_per_epoch(recipe, examples) - start.offset
+        ahead = more / mean_batch_size(recipe, examples)
+    per_epoch = steps_per_epoch(examples, recipe.batch_size, recipe.last_batch)
+    return at.epoch * per_epoch + at.offset / recipe.batch_size + ahead
 
 
 class Stretch(NamedTuple):
@@ -115,8 +172,8 @@ class Stretch(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def stretches(recipe: Recipe, examples: int) -> tuple[Stretch, ...]:
-    """The run cut where an epoch ends or the batch size changes, for a recipe with a batch schedule.
+def stretches(recipe: Recipe, examples: int, start: Place = START) -> tuple[Stretch, ...]:
+    """The run from `start` on, cut where an epoch ends or the batch size changes, by a recipe with a batch schedule.
 
     A batch size changes before the first step that starts at its progress or later; a partial last batch of an epoch is
     treated as ever, and a batch never reaches over the end of an epoch.
@@ -124,10 +181,10 @@ def stretches(recipe: Recipe, examples: int) -> tuple[Stretch, ...]:
     for size in recipe.batch_sizes:
         steps_per_epoch(examples, size, recipe.last_batch)
     found: list[Stretch] = []
-    step = epoch = offset = seen = 0
+    step, epoch, offset, seen = start
     while (at := _progress(recipe, examples, epoch, offset, seen)) < 1.0 - ROUNDING:
         size, left = recipe.batch_size_at(at), examples - offset
-        to_end = left // size if recipe.last_batch == "drop" else math.ceil(left / size)
+        to_end = _steps_in(left, size, recipe.last_batch)
         if to_end == 0:  # the rest is dropped
             epoch, offset = epoch + 1, 0
             continue
@@ -140,9 +197,9 @@ def stretches(recipe: Recipe, examples: int) -> tuple[Stretch, ...]:
     return tuple(found)
 
 
-def _stretch(step: int, examples: int, recipe: Recipe) -> Stretch:
-    """The one that holds step `step`."""
-    found = stretches(recipe, examples)
+def _stretch(step: int, examples: int, recipe: Recipe, start: Place) -> Stretch:
+    """The one that holds step `step`, the last one after the run's end."""
+    found = stretches(recipe, examples, start)
     return found[bisect_right(found, step, key=lambda stretch: stretch.first) - 1]
 
 
@@ -265,12 +322,21 @@ def measured_steps(total: int, evaluations: int) -> tuple[list[int], list[int]]:
     return sorted(log_spaced), sorted(even)
 
 
-def examples_seen(step: int, examples: int, recipe: Recipe) -> int:
+def row_steps(recipe: Recipe, examples: int, evaluations: int, start: Place = START) -> tuple[list[int], list[int]]:
+    """`measured_steps` of a run; from `start` on, where a run by `recipe` alone has them or at the next step's end."""
+    marks = measured_steps(total_steps(recipe, examples), evaluations)
+    if start == START:
+        return marks
+    steps = range(start.step, total_steps(recipe, examples, start) + 1)
+
+    def reached(mark: int) -> int:
+        goal = progress(mark, examples, recipe) - ROUNDING
+        return start.step + bisect_left(steps, goal, key=lambda step: progress(step, examples, recipe, start))
+
+    log_spaced, even = (sorted({reached(mark) for mark in each} - {start.step}) for each in marks)
+    return log_spaced, even
+
+
+def examples_seen(step: int, examples: int, recipe: Recipe, start: Place = START) -> int:
     """Examples that the first `step` steps of a run have seen, repeats counted."""
-    if step == 0:
-        return 0
-    if recipe.batch_schedule:
-        last = _stretch(step - 1, examples, recipe)
-        return last.seen + min(last.start(step), examples) - last.offset
-    epoch, _, stop = batch_bounds(step - 1, examples, recipe)
-    return epoch * examples_per_epoch(recipe, examples) + stop
+    return place(step, examples, recipe, start).seen

@@ -183,7 +183,7 @@ def test_a_diverged_run_ends_as_it_diverged() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_an_average_is_not_kept_in_half_precision(dtype: torch.dtype) -> None:
     model = nn.Linear(1, 1, bias=False, dtype=dtype)
-    average = WeightAverage(Ema(decay=0.999), 1000, model)
+    average = WeightAverage(Ema(decay=0.999), lambda step: step / 1000, model)
     total = 0.0
     for step in range(1, 401):
         nn.init.constant_(model.weight, step % 2)
@@ -202,10 +202,10 @@ def test_an_average_is_not_kept_in_half_precision(dtype: torch.dtype) -> None:
 def test_shares_are_those_of_airbench94_and_of_a_mean() -> None:
     for step in range(5, 477, 5):
         kept = 0.95**5 * (step / 476) ** 3
-        assert share_of_newest(Lookahead(), step, 476) == pytest.approx(1 - kept, rel=1e-12)
+        assert share_of_newest(Lookahead(), step, step / 476) == pytest.approx(1 - kept, rel=1e-12)
     # Without forgetting an average is the mean.
     for count in (1, 2, 7, 100):
-        found = share_of_newest(Ema(decay=1 - 1e-9, every=3), 3 * count, 1000)
+        found = share_of_newest(Ema(decay=1 - 1e-9, every=3), 3 * count, 0.5)
         assert found == pytest.approx(1 / count, rel=1e-6)
 
 
@@ -218,4 +218,4 @@ def test_a_decay_is_counted_per_step() -> None:
 
 def test_a_stretched_run_stretches_lookahead() -> None:
     averaging = Lookahead(decay=0.9, every=2, power=2.0)
-    assert share_of_newest(averaging, 10, 20) == share_of_newest(averaging, 40, 80)
+    assert share_of_newest(averaging, 10, 10 / 20) == share_of_newest(averaging, 40, 40 / 80)

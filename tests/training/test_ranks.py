@@ -1,12 +1,13 @@
 """Law 1 over ranks: real processes, gloo, DistributedDataParallel. One spawn serves all cases."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.multiprocessing.spawn import spawn
 
-from rank_worker import CASES, RANKS, noise_scale, options, rank_main, run_case, watched
+from rank_worker import CASES, RANKS, continued, noise_scale, options, rank_main, run_case, watched
 from rebatch.distributed import World
 from toy import assert_same_state
 
@@ -47,6 +48,14 @@ def test_ranks_resume_bit_for_bit_dropout_included(ranks: list[dict[str, Any]]) 
     for rank in ranks:
         undisturbed, resumed = rank["resumed"]
         assert resumed == undisturbed
+
+
+def test_a_run_of_one_rank_goes_on_over_several_as_it_would_alone(ranks: list[dict[str, Any]], tmp_path: Path) -> None:
+    alone = continued(World(), tmp_path)
+    assert alone[0]["step"] == 10
+    for rank in ranks:
+        for found, expected in zip(rank["continued"], alone, strict=True):
+            assert found == pytest.approx(expected, rel=1e-10)
 
 
 def test_ranks_do_not_change_the_noise_scale(ranks: list[dict[str, Any]]) -> None:

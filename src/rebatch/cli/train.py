@@ -22,6 +22,14 @@ def train(
     compiled: Compile = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads; torch's choice by default.", min=1)] = None,
     store: Annotated[Path | None, typer.Option(help="Keep rows, checkpoint and result here, and resume.")] = None,
+    continue_: Annotated[
+        Path | None,
+        typer.Option(
+            "--continue",
+            help="Go on by this recipe from another run's checkpoint: its store or folder.",
+            metavar="STORE",
+        ),
+    ] = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
@@ -33,6 +41,7 @@ def train(
     from rebatch.cli.train_run import run
     from rebatch.distributed import World
     from rebatch.recipe_file import read_recipe
+    from rebatch.study.continuing import continued
     from rebatch.study.plan import RunSpec
     from rebatch.tasks import find_task
     from rebatch.tasks.find import run_digest
@@ -56,6 +65,7 @@ def train(
     if allow_batch_norm and cut and spec.recipe.ghost_batch_size is None:
         spec = msgspec.structs.replace(spec, batch_norm_cut=(micro_batch_size or 0, world.size))
     try:
+        spec, earlier = (spec, None) if continue_ is None else continued(spec, continue_, found.train, world)
         run(
             spec,
             found,
@@ -65,6 +75,7 @@ def train(
             micro_batch_size=micro_batch_size,
             allow_batch_norm=allow_batch_norm,
             json=json,
+            earlier=earlier,
         )
     finally:
         world.close()

@@ -12,13 +12,13 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rebatch.batching import examples_seen, total_steps
-from rebatch.cli.output import say, write_json
+from rebatch.batching import examples_seen, progress, total_steps
+from rebatch.cli.output import note, say, write_json
 from rebatch.distributed import World
 from rebatch.errors import RequestError, RunError
 from rebatch.study.environment import environment
 from rebatch.study.execute import execute
-from rebatch.study.plan import RunSpec
+from rebatch.study.plan import Continued, RunSpec
 from rebatch.study.store import Result, RunFolder, Store
 from rebatch.tasks import Task
 from rebatch.tasks.find import describe
@@ -35,11 +35,14 @@ def run(
     micro_batch_size: int | None,
     allow_batch_norm: bool,
     json: bool,
+    earlier: RunFolder | None = None,
 ) -> None:
     """Train, or show the result that the store already has."""
     with _folder(spec, store, world) as folder:
-        result = earlier = folder.result()
+        result = known = folder.result()
         if result is None:
+            if world.rank == 0 and spec.continues is not None:
+                note(_goes_on(spec, spec.continues, task.train))
             with _progress(spec, task, folder, world) as on_row, _users_code(folder, world, keep=store is not None):
                 result = execute(
                     spec,
@@ -51,12 +54,26 @@ def run(
                     world=world,
                     micro_batch_size=micro_batch_size,
                     allow_batch_norm=allow_batch_norm,
+                    earlier=earlier,
                 )
         rows = folder.rows()
     if world.rank == 0 and json:
         _write(spec, result, rows)
     elif world.rank == 0:
-        say(f"{'already done: ' if earlier else ''}{_result_line(result)}")
+        say(f"{'already done: ' if known else ''}{_result_line(result)}")
+
+
+def _goes_on(spec: RunSpec, before: Continued, examples: int) -> str:
+    """Where it goes on, and at which part of its budget: of a longer budget it is a smaller part."""
+    at, earlier = spec.start(examples), before.spec
+    old = progress(at.step, examples, earlier.recipe, earlier.start(examples))
+    new = progress(at.step, examples, spec.recipe, at)
+    moved = f" (it was {old:.1%}, so the schedule jumps)" if abs(new - old) > JUMP else ""
+    return f"goes on after {at.step:,} steps and {at.seen:,} examples, at {new:.1%} of the budget{moved}"
+
+
+# Partial batches move the progress of a place within an epoch by less.
+JUMP = 0.01
 
 
 @contextmanager
@@ -99,9 +116,11 @@ def _progress(spec: RunSpec, task: Task, folder: RunFolder, world: World) -> Ite
     console = Console(stderr=True, quiet=world.rank > 0, highlight=False)
     bars = (*columns, TimeRemainingColumn())
     with Progress(*bars, console=console, transient=True, disable=not console.is_terminal) as bar:
-        line = bar.add_task("training", total=total_steps(spec.recipe, task.train))
+        start = spec.start(task.train)
+        line = bar.add_task("training", total=total_steps(spec.recipe, task.train, start))
         unit = "examples" if task.tokens_per_example == 1 else "tokens"
-        clock = _Clock(examples_seen(Checkpointer(folder.checkpoint).steps(), task.train, spec.recipe))
+        first = max(Checkpointer(folder.checkpoint).steps(), start.step)
+        clock = _Clock(examples_seen(first, task.train, spec.recipe, start))
 
         def on_row(row: Row) -> None:
             rate = f"{clock.rate(row['examples']) * task.tokens_per_example:,.0f} {unit}/s"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rebatch import draws
-from rebatch.batching import batch_bounds
+from rebatch.batching import START, Place, batch_bounds
 from rebatch.data.augment import Augmentation, Normalize
 from rebatch.data.sets import DataSet, Splits
 from rebatch.recipe import Recipe
@@ -102,12 +102,18 @@ class BatchSource:
 
 
 def planned(
-    recipe: Recipe, examples: int, pieces: Callable[[int], Sequence[tuple[int, int]]], *, seed: int, steps: range
+    recipe: Recipe,
+    examples: int,
+    pieces: Callable[[int], Sequence[tuple[int, int]]],
+    *,
+    seed: int,
+    steps: range,
+    begun_at: Place = START,
 ) -> Iterator[tuple[int, Tensor]]:
     """What a run asks for in `steps`, one rank's (epoch, indices) after the other, where `pieces` cuts a step."""
     order: tuple[int, Tensor] | None = None
     for step in steps:
-        epoch, start, stop = batch_bounds(step, examples, recipe)
+        epoch, start, stop = batch_bounds(step, examples, recipe, begun_at)
         if order is None or order[0] != epoch:
             order = epoch, torch.from_numpy(draws.order(seed, epoch, examples))
         for first, last in pieces(stop - start):

@@ -15,6 +15,7 @@ from rebatch.recipe import Steps
 from rebatch.study import memory
 from rebatch.study.capacity_worker import Check, Checked, Ready, Time, Timed, Workload
 from rebatch.tasks import find_task
+from rebatch.training.continuing import Beginning
 from rebatch.training.gradients import Cutting, cross_entropy, one_ghost_batch_size
 from rebatch.training.run import Run, place
 
@@ -103,7 +104,7 @@ class Bench:
         seed, execution = self._workload.seed, self._workload.execution
         cutting = Cutting(self._ghost, size, self._world)
         self._run = Run(self._model, self._data, self._recipe, seed, cross_entropy, execution, cutting, ())
-        self._run.begin(None)
+        self._run.begin(Beginning())
         set_lr(self._run.optimizer, 0.0)
         self._run.batches.batch(0, self._indices(1))  # makes the epoch's tables of draws, which are no size's own
 

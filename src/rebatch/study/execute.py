@@ -14,6 +14,7 @@ from rebatch.data.sets import Splits
 from rebatch.distributed import World
 from rebatch.measure import WeightDistance
 from rebatch.observation import Observer
+from rebatch.study.continuing import earlier_run
 from rebatch.study.finals import check_finals, finals, watchers
 from rebatch.study.plan import RunSpec
 from rebatch.study.probing import probe
@@ -34,8 +35,11 @@ def execute(
     world: World | None = None,
     micro_batch_size: int | None = None,
     allow_batch_norm: bool = False,
+    earlier: RunFolder | None = None,
 ) -> Result:
     """Train as `spec` says, resuming where a killed process stopped; rows and the result go into `folder`.
+
+    A run that continues another starts from the state and with the rows of `earlier`.
 
     The test set is read once, after the last step. A diverged run counts at chance level. Of several ranks, all
     compute and rank 0 writes.
@@ -50,8 +54,9 @@ def execute(
     model = task.model(spec.seed, data)
     watched = watchers(spec, data)
     checkpoint = Checkpointer(folder.checkpoint)
+    start_from = None if earlier is None else earlier_run(spec, earlier)
     if world.rank == 0:
-        folder.keep_rows(checkpoint.steps())
+        _keep_rows(spec, folder, checkpoint.steps(), earlier)
     kept = folder.rows()
     row: Row = kept[-1] if kept else {}  # stays the last one if the run was killed after its last step
     for row in train(
@@ -66,6 +71,7 @@ def execute(
         observers=[WeightDistance(), *watched.values()],
         evaluations=spec.evaluations,
         checkpoint=checkpoint,
+        start_from=start_from,
     ):
         if world.rank == 0:
             folder.append(row)
@@ -75,6 +81,14 @@ def execute(
     if world.rank == 0:
         folder.finish(result)
     return result
+
+
+def _keep_rows(spec: RunSpec, folder: RunFolder, steps: int, earlier: RunFolder | None) -> None:
+    """Rows up to where the run resumes from, or those of the run that it continues."""
+    if steps == 0 and earlier is not None and spec.continues is not None:
+        folder.begin_with(row for row in earlier.rows() if row["step"] <= spec.continues.steps)
+    else:
+        folder.keep_rows(steps)
 
 
 def _probed(

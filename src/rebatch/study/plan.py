@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from rebatch.batching import total_steps
+from rebatch.batching import START, Place, place, total_steps
 from rebatch.errors import RequestError, did_you_mean
 from rebatch.execution import Execution
 from rebatch.plain import plain
@@ -38,13 +38,20 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     augmented: bool = True
 
 
+class Continued(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A run that another goes on from, and after how many of its steps."""
+
+    spec: "RunSpec"
+    steps: int
+
+
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Everything that changes the numbers of one training.
 
     `task_digest` identifies the file of a user's own task. `batch_norm_cut` is (micro_batch_size or 0, ranks) where
     plain batch norm was allowed to see pieces of the batch; elsewhere cutting a step does not change its numbers.
     `probe` is what the run does instead of a training; `finals` name what is measured after its last step; `data` is
-    what it trains on.
+    what it trains on; `continues` is the run from whose state it begins.
     """
 
     task: str
@@ -57,13 +64,28 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     probe: Probe | None = None
     finals: tuple[str, ...] = ()
     data: TrainingSet = TrainingSet()
+    continues: Continued | None = None
 
     @property
     def run_id(self) -> str:
         """Hash of the numbers: fields at their default and the recipe's memory of where it came from do not count."""
-        spec = msgspec.structs.replace(self, recipe=self.recipe.as_tuned())
+        spec = self.as_tuned()
         spec = msgspec.convert(msgspec.to_builtins(spec), RunSpec)  # lr = 1 and lr = 1.0 are one run
         return hashlib.sha256(msgspec.json.encode(plain(spec), order="sorted")).hexdigest()[:16]
+
+    def as_tuned(self) -> "RunSpec":
+        """The same numbers without the recipes' memory of where they came from."""
+        before = self.continues
+        if before is not None:
+            before = Continued(before.spec.as_tuned(), before.steps)
+        return msgspec.structs.replace(self, recipe=self.recipe.as_tuned(), continues=before)
+
+    def start(self, examples: int) -> Place:
+        """Where it begins on N `examples`: where the run that it continues stood."""
+        before = self.continues
+        if before is None:
+            return START
+        return place(before.steps, examples, before.spec.recipe, before.spec.start(examples))
 
 
 class Arm(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ store.json                    the format's number
 plans/NAME.json               what a study planned
 quantities/NAME.json          the numbers that its claims speak about, by name and seed, where it has such
            NAME.runs.json     which runs the numbers of each seed were made of
-runs/RUN_ID/spec.json         what the run is
+runs/RUN_ID/spec.json         what the run is; where it goes on from another, all of that one's spec too
             rows.jsonl        its rows, one line each, appended; not there where the run was imported
             checkpoint.pt     its state while it runs, if that takes over a minute
             error.txt         the traceback of its last failure, until it finishes
@@ -15,7 +15,7 @@ runs/RUN_ID/spec.json         what the run is
 import base64
 import os
 import shlex
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -84,6 +84,10 @@ class RunFolder:
         """Where the run's state is kept while it runs."""
         return self.path / "checkpoint.pt"
 
+    def spec(self) -> RunSpec:
+        """What the run is."""
+        return _read(self.path / "spec.json", RunSpec)
+
     def result(self) -> Result | None:
         """The result, or `None` where the run has not finished."""
         path = self.path / "result.json"
@@ -119,8 +123,11 @@ class RunFolder:
 
     def keep_rows(self, steps: int) -> None:
         """Forget rows after `steps` steps: where a run resumes from."""
-        kept = [row for row in self.rows() if row["step"] <= steps]
-        write_whole(self.path / "rows.jsonl", b"".join(_line(row) for row in kept))
+        self.begin_with([row for row in self.rows() if row["step"] <= steps])
+
+    def begin_with(self, rows: Iterable[Mapping[str, float]]) -> None:
+        """Put `rows` in the place of all rows."""
+        write_whole(self.path / "rows.jsonl", b"".join(_line(row) for row in rows))
 
     def append(self, row: Mapping[str, float]) -> None:
         """Add one row."""
@@ -171,6 +178,10 @@ class Store:
     def run(self, spec: RunSpec) -> RunFolder:
         """The folder of a run."""
         return RunFolder(self.root / "runs" / spec.run_id)
+
+    def runs(self) -> list[RunFolder]:
+        """The folders of all runs that began."""
+        return [RunFolder(path.parent) for path in sorted((self.root / "runs").glob("*/spec.json"))]
 
     def begin(self, spec: RunSpec) -> RunFolder:
         """The folder of a run that is about to start, with its spec written down."""

@@ -11,7 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rebatch.batching import cut, ghost_sizes, is_cut, micro_batch_sizes, offsets, refuse_split_ghosts, step_sizes
+from rebatch.batching import (
+    START,
+    Place,
+    cut,
+    ghost_sizes,
+    is_cut,
+    micro_batch_sizes,
+    offsets,
+    refuse_split_ghosts,
+    step_sizes,
+)
 from rebatch.data.batches import BatchSource
 from rebatch.distributed import World
 from rebatch.errors import RequestError
@@ -85,6 +95,7 @@ def choose_cutting(
     world: World,
     *,
     allow_batch_norm: bool,
+    start: Place = START,
 ) -> Cutting:
     """How steps are cut, or why they cannot be without changing the run.
 
@@ -109,7 +120,7 @@ def choose_cutting(
             f"noise.dropconnect zeroes the same weights for the whole step, got {recipe.noise.dropconnect}, so a step "
             "cannot be cut into micro-batches or ranks; leave it out, or use one rank without micro_batch_size"
         )
-    _refuse_single_examples(model, recipe, examples, cutting)
+    _refuse_single_examples(model, recipe, examples, cutting, start)
     return cutting
 
 
@@ -125,11 +136,11 @@ def one_ghost_batch_size(model: nn.Module) -> int | None:
     return max(ghosts, default=None)
 
 
-def _refuse_single_examples(model: nn.Module, recipe: Recipe, examples: int, cutting: Cutting) -> None:
+def _refuse_single_examples(model: nn.Module, recipe: Recipe, examples: int, cutting: Cutting, start: Place) -> None:
     """One example has no variance: batch norm over (N, C) cannot normalize it."""
     if not any(isinstance(layer, nn.BatchNorm1d) for layer in model.modules()):
         return
-    for size in step_sizes(recipe, examples):
+    for size in step_sizes(recipe, examples, start):
         if any(stop - start == 1 for start, stop in cutting.pieces(size)):
             raise RequestError(
                 f"batch norm cannot normalize a single example, and a batch of {size} (of {examples} in batches of "

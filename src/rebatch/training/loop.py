@@ -6,13 +6,13 @@ from functools import partial
 
 from torch import nn
 
-from rebatch.batching import batch_bounds, measured_steps
 from rebatch.data.sets import Splits
 from rebatch.distributed import World
 from rebatch.execution import Execution
 from rebatch.observation import Observer
 from rebatch.recipe import Recipe
 from rebatch.training.checkpoint import Checkpointer
+from rebatch.training.continuing import EarlierRun, beginning
 from rebatch.training.gradients import SummedLoss, choose_cutting, cross_entropy
 from rebatch.training.run import Row, Run, place
 
@@ -30,6 +30,7 @@ def train(
     observers: Sequence[Observer] = (),
     evaluations: int = 20,
     checkpoint: Checkpointer | None = None,
+    start_from: EarlierRun | None = None,
     allow_batch_norm: bool = False,
 ) -> Iterator[Row]:
     """Train `model` in place on `data.train` as `recipe` says, yielding rows while it runs.
@@ -45,22 +46,30 @@ def train(
         observers: watch gradients and add to the rows; the run does not depend on them.
         evaluations: how many evenly spaced rows carry validation results.
         checkpoint: saves the state now and then, and resumes from it: bit for bit on the same machine and threads.
+        start_from: goes on from the checkpoint of a run by another recipe, of the same model (fresh, as that run got
+            it), data and seed: the rest of its epoch in the same order, its optimizer's state carried over. The budget
+            is that of the whole run. Where `checkpoint` has a state already, that one is resumed.
         allow_batch_norm: accept that plain batch norm sees micro-batches or ranks instead of the batch.
 
     Raises:
-        RequestError: a batch that the data cannot fill, or a cut that would change the run.
+        RequestError: a batch that the data cannot fill, a cut that would change the run, or an earlier run that this
+            one cannot go on from.
     """
     world, execution = world or World(), execution or Execution()
-    place(model, recipe, seed, execution, world)
     examples = len(data.train)
-    cutting = choose_cutting(model, recipe, examples, micro_batch_size, world, allow_batch_norm=allow_batch_norm)
-    run = Run(model, data.to(world.device), recipe, seed, loss, execution, cutting, observers)
-    log_spaced, even = (set(steps) for steps in measured_steps(run.total, evaluations))
+    begun = beginning(recipe, examples, seed, checkpoint=checkpoint, start_from=start_from)
+    place(model, recipe, seed, execution, world)
+    cutting = choose_cutting(
+        model, recipe, examples, micro_batch_size, world, allow_batch_norm=allow_batch_norm, start=begun.start
+    )
+    run = Run(model, data.to(world.device), recipe, seed, loss, execution, cutting, observers, begun.start)
+    log_spaced, even = (set(steps) for steps in run.row_steps(evaluations))
     with closing(run):
-        run.begin(checkpoint)
+        run.begin(begun)
+        del begun  # what it holds may be as large as the model
         for step in range(run.first, run.total):
             run.seed_torch(step)
-            epoch, start, stop = batch_bounds(step, examples, recipe)
+            epoch, start, stop = run.bounds(step)
             lr = run.prepare(step)
             loss_sum = run.gradient.compute(epoch, run.order(epoch)[start:stop], run.divisor(stop - start))
             run.loss_sum += loss_sum

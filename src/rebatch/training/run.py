@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rebatch import batching, draws
-from rebatch.batching import batch_bounds, examples_seen, total_steps
+from rebatch.batching import START, Place, batch_bounds, examples_seen, row_steps, total_steps
 from rebatch.data.batches import BatchSource, planned
 from rebatch.data.sets import Splits
 from rebatch.distributed import World
+from rebatch.errors import RequestError
 from rebatch.execution import Execution
 from rebatch.nn import add_weight_noise, convert_ghost_batch_norm, draw_batch_norm_scale
 from rebatch.nn.compiled import compiled
@@ -22,7 +23,7 @@ from rebatch.optimizers import build_optimizer, set_lr
 from rebatch.recipe import Recipe, Sgd
 from rebatch.schedule import ROUNDING, lr_factor
 from rebatch.training.averaging import WeightAverage
-from rebatch.training.checkpoint import Checkpointer
+from rebatch.training.continuing import Beginning, carried_state
 from rebatch.training.evaluation import evaluate
 from rebatch.training.feedback import Drops
 from rebatch.training.gradients import Cutting, StepGradient, SummedLoss
@@ -36,7 +37,10 @@ sequences `tokens` seen. A run that diverged ends with a row that holds `diverge
 
 @dataclass
 class Run:
-    """One training in progress; `first` is the step it starts or resumes at, `total` the number of steps."""
+    """One training in progress; `first` is the step it goes on at, `total` the number of steps.
+
+    `start` is the place that it was begun at: its own start, or where another run stood.
+    """
 
     model: nn.Module
     data: Splits
@@ -46,29 +50,31 @@ class Run:
     execution: Execution
     cutting: Cutting
     observers: Sequence[Observer]
+    start: Place = START
     first: int = 0
 
     def __post_init__(self) -> None:
         self.world = self.cutting.world
-        self.total = total_steps(self.recipe, self.examples)
+        self.total = total_steps(self.recipe, self.examples, self.start)
         self.optimizer = build_optimizer(self.recipe, self.model)
         self.gradient = self._gradient()
         self.drops = Drops(self.recipe.schedule, self.total, self.parameters)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.world.device)
-        self.last_row = 0
+        self.seen_at_row = 0
         self._torch_seed = int(draws.generator(self.seed, "torch").integers(2**62))
         self._order: tuple[int, Tensor] | None = None
 
-    def begin(self, checkpoint: Checkpointer | None) -> None:
+    def begin(self, begun: Beginning) -> None:
         """Start all ranks alike, show the first weights to the observers, take up a saved state if there is one."""
         self.world.broadcast(self.model.buffers())  # DistributedDataParallel did so with the parameters
-        self.average = WeightAverage(self.recipe.averaging, self.total, self.model)
+        self.average = WeightAverage(self.recipe.averaging, self.progress, self.model)
         for observer in self.observers:
             observer.start(self.model)
-        if checkpoint is not None and (state := checkpoint.load()) is not None:
-            self._resume(state)
-        steps = range(self.first, self.total)
-        self.batches.expect(planned(self.recipe, self.examples, self.cutting.pieces, seed=self.seed, steps=steps))
+        if begun.state is not None:
+            self._take_up(begun.state, begun)
+        steps, cut = range(self.first, self.total), self.cutting.pieces
+        upcoming = planned(self.recipe, self.examples, cut, seed=self.seed, steps=steps, begun_at=self.start)
+        self.batches.expect(upcoming)
 
     @property
     def examples(self) -> int:
@@ -80,13 +86,25 @@ class Run:
         """What the optimizer moves."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
+    def bounds(self, step: int) -> tuple[int, int, int]:
+        """Which examples step `step` sees: (epoch, start, stop), a slice of that epoch's order."""
+        return batch_bounds(step, self.examples, self.recipe, self.start)
+
+    def progress(self, step: int) -> float:
+        """The part of the budget that lies before step `step`."""
+        return batching.progress(step, self.examples, self.recipe, self.start)
+
+    def row_steps(self, evaluations: int) -> tuple[list[int], list[int]]:
+        """After how many steps there are rows, and which of them are evaluated (the second list)."""
+        return row_steps(self.recipe, self.examples, evaluations, self.start)
+
     def prepare(self, step: int) -> float:
         """Make the optimizer ready for step `step` and give the learning rate that it has there."""
-        epoch, start, _ = batch_bounds(step, self.examples, self.recipe)
+        epoch, start, _ = self.bounds(step)
         every = self.recipe.defects.reset_momentum_epochs
         if every is not None and start == 0 and epoch % every == 0:
             self.optimizer = build_optimizer(self.recipe, self.model)
-        progress = batching.progress(step, self.examples, self.recipe)
+        progress = self.progress(step)
         lr = self.recipe.optimizer.lr * lr_factor(self.recipe.schedule, progress, self.drops.before_step(step))
         set_lr(self.optimizer, lr)
         if isinstance(self.recipe.optimizer, Sgd) and progress + ROUNDING >= self.recipe.optimizer.weight_decay_until:
@@ -108,7 +126,7 @@ class Run:
     def clip(self, step: int) -> None:
         """Bound the gradient's norm, or give it that norm, where the recipe says so."""
         recipe = self.recipe
-        if recipe.max_grad_norm is None or (recipe.clip_steps is not None and step >= recipe.clip_steps):
+        if recipe.max_grad_norm is None or self._past_clipping(step):
             return
         if recipe.clip_mode == "clip":
             nn.utils.clip_grad_norm_(self.parameters, recipe.max_grad_norm)
@@ -116,6 +134,12 @@ class Run:
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         scale = recipe.max_grad_norm / (nn.utils.get_total_norm(gradients) + 1e-6)  # as clip_grad_norm_ guards
         torch._foreach_mul_(gradients, scale)
+
+    def _past_clipping(self, step: int) -> bool:
+        steps = self.recipe.clip_steps
+        if steps is None:
+            return False
+        return self.progress(step) + ROUNDING >= batching.progress(steps, self.examples, self.recipe)
 
     def seed_torch(self, step: int) -> None:
         """What dropout draws in a step depends on (seed, step, rank) alone: a resumed run needs no saved generator."""
@@ -133,10 +157,9 @@ class Run:
 
     def row(self, step: int, lr: float, *, evaluated: bool) -> Row:
         """The row after `step` steps; the sum of losses starts again."""
-        seen = examples_seen(step, self.examples, self.recipe)
-        since = seen - examples_seen(self.last_row, self.examples, self.recipe)
-        train_loss = self.world.sum(self.loss_sum).item() / since
-        self.loss_sum, self.last_row = torch.zeros_like(self.loss_sum), step
+        seen = examples_seen(step, self.examples, self.recipe, self.start)
+        train_loss = self.world.sum(self.loss_sum).item() / (seen - self.seen_at_row)
+        self.loss_sum, self.seen_at_row = torch.zeros_like(self.loss_sum), seen
         row = {"step": step, "epoch": seen / self.examples, "examples": seen, "lr": lr, "train_loss": train_loss}
         if self.data.train.has_sequences:
             row["tokens"] = seen * self.data.train.targets[0].numel()
@@ -176,24 +199,41 @@ class Run:
         """What a checkpoint holds after `step` steps."""
         return {
             "step": step,
+            "start": tuple(self.start),
+            "seed": self.seed,
+            "examples": self.examples,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "observers": [observer.state_dict() for observer in self.observers],
             "drops": self.drops.state_dict(),
             "average": self.average.state_dict(),
             "loss_sum": self.loss_sum,
-            "last_row": self.last_row,
+            "seen_at_row": self.seen_at_row,
         }
 
-    def _resume(self, state: Mapping[str, Any]) -> None:
+    def _take_up(self, state: Mapping[str, Any], begun: Beginning) -> None:
+        """A state of this run, or one of another run, carried over."""
         self.first = state["step"]
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        _load(self.model, state["model"])
+        if len(state["observers"]) != len(self.observers):
+            counts = f"{len(state['observers'])}, got {len(self.observers)}"
+            raise RequestError(f"observers must be those of the run that saved the state, {counts}; pass the same")
         for observer, saved in zip(self.observers, state["observers"], strict=True):
             observer.load_state_dict(saved)
-        self.drops.load_state_dict(state["drops"])
-        self.average.load_state_dict(state.get("average", {}))
-        self.loss_sum, self.last_row = state["loss_sum"].to(self.world.device), state["last_row"]
+        if begun.before is None:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.drops.load_state_dict(state["drops"])
+            self.average.load_state_dict(state.get("average", {}))
+        else:
+            self.optimizer.state.update(carried_state(begun, self.recipe, self.model, self.examples))
+            self.average = WeightAverage(self.recipe.averaging, self.progress, self.model)
+            self.average.carry(state.get("average", {}), begun.before.averaging, self.first)
+        if self.world.rank == 0:  # what rank 0 had summed, perhaps alone
+            self.loss_sum = state["loss_sum"].to(self.world.device)
+        if "last_row" in state:  # as checkpoints had it when no run began at another's place
+            self.seen_at_row = examples_seen(state["last_row"], self.examples, begun.before or self.recipe)
+        else:
+            self.seen_at_row = state["seen_at_row"]
 
     def _gradient(self) -> StepGradient:
         data = self.data
@@ -226,6 +266,14 @@ def place(model: nn.Module, recipe: Recipe, seed: int, execution: Execution, wor
     if execution.memory_format == "channels_last":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
+
+
+def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        what = " ".join(str(error).split())
+        raise RequestError(f"the saved state is not one of this model: {what}; go on with the same model") from None
 
 
 def _classes(data: Splits) -> int:
