@@ -1,5 +1,6 @@
 """Structs as plain data without the fields that stand at their default, by equality: what files and hashes hold."""
 
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -17,15 +18,18 @@ def plain(value: Any) -> Any:
     if isinstance(value, msgspec.Struct):
         config = value.__struct_config__
         tag = {config.tag_field: config.tag} if config.tag_field else {}
-        fields = {
-            field.name: getattr(value, field.name) for field in msgspec.structs.fields(value) if _differs(field, value)
-        }
-        return {**tag, **{name: plain(item) for name, item in fields.items()}}
+        fields = [field.name for field in _declared(type(value)) if _differs(field, value)]
+        return {**tag, **{name: plain(getattr(value, name)) for name in fields}}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return value
+
+
+@cache
+def _declared(kind: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(kind)
 
 
 def _differs(field: msgspec.structs.FieldInfo, owner: msgspec.Struct) -> bool:

@@ -1,7 +1,7 @@
 """From a recipe tuned at one batch size to a recipe for another: which numbers change, by which rule, and why?"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -144,7 +144,7 @@ def _refuse_conflicts(chosen: Sequence[Rule]) -> None:
 
 
 def _refuse_undeclared(rule: Rule, before: Recipe, after: Recipe) -> None:
-    for field in _differing(before, after):
+    for field in _differing(_fields(before), _fields(after)):
         if field not in rule.sets:
             declared = ", ".join(rule.sets) or "nothing"
             raise RequestError(f"{rule.name} changes {field!r} but declares {declared}; add {field!r} to what it sets")
@@ -157,7 +157,7 @@ def _start(recipe: Recipe, chosen: Sequence[Rule], move: Move) -> tuple[tuple[st
         return (), ()
     old, new = _fields(tuned), _fields(recipe)
     own = {field for rule in chosen if rule.name not in RULES for field in rule.sets}
-    for field in _differing(tuned, recipe):
+    for field in _differing(old, new):
         if field not in _settable(tuned) | own:
             raise RequestError(
                 f"{field} was edited after a transfer ({_spelled(new.get(field))}, in [tuned] "
@@ -254,7 +254,7 @@ def differences(
     old, new = _fields(before), _fields(after)
     return [
         Change(field, _known(field, old, before), _known(field, new, after), rule, why, evidence, source)
-        for field in _differing(before, after)
+        for field in _differing(old, new)
     ]
 
 
@@ -268,8 +268,7 @@ def _known(field: str, table: dict[str, Any], recipe: Recipe) -> Any:
     return msgspec.to_builtins(found)
 
 
-def _differing(before: Recipe, after: Recipe) -> list[str]:
-    old, new = _fields(before), _fields(after)
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [field for field in dict.fromkeys([*old, *new]) if old.get(field) != new.get(field)]
 
 
