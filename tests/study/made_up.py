@@ -21,6 +21,8 @@ from rebatch.study.probes import (
     Probe,
     QuadraticSteps,
     RandomWalk,
+    RelativeStep,
+    Rescaled,
     StepTime,
     StepTimes,
     SummedSteps,
@@ -102,6 +104,10 @@ def probe_metrics(probe: Probe) -> dict[str, float]:
             names = ["tail_weight"]
         case Parting():
             names = ["growth", "growth_orders", "distance", "distance_orders"]
+        case RelativeStep():
+            names = ["relative_step", "ratio"]
+        case Rescaled():
+            names = ["weights_apart", "outputs_apart"]
         case ToTarget():
             names = ["steps", "examples", "lr", "missed"]
         case Escape():

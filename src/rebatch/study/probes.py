@@ -122,6 +122,25 @@ class Parting(_Probe, frozen=True, tag="parting"):
     kappa: int = 4
 
 
+class RelativeStep(_Probe, frozen=True, tag="relative_step"):
+    """Root mean square of |step| / |w| of the weights before a norm, late in a training by the arm's recipe.
+
+    Attributes:
+        after: the fraction of the run after which steps count.
+    """
+
+    after: float = 0.5
+
+
+class Rescaled(_Probe, frozen=True, tag="rescaled"):
+    """How far a run ends from one whose weights before a norm start `factor` times as long, in float64.
+
+    Its rate is factor^2 times as high, its weight decay as much lower. All other weights stay where they start.
+    """
+
+    factor: float
+
+
 class GradientErrors(_Probe, frozen=True, tag="gradient_errors"):
     """How far batches' gradients are from the full one, and whether they agree, along a training by the arm's recipe.
 
@@ -254,6 +273,8 @@ Probe = (
     | SummedSteps
     | PartialTail
     | Parting
+    | RelativeStep
+    | Rescaled
     | GradientErrors
     | Escape
     | QuadraticSteps

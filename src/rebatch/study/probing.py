@@ -22,6 +22,7 @@ from rebatch.measure.random_walk import exponent, flat_potential, fractional_pot
 from rebatch.nn import convert_ghost_batch_norm
 from rebatch.recipe import Steps
 from rebatch.study.bagging_probing import bagging
+from rebatch.study.equilibrium_probing import relative_steps, rescaled
 from rebatch.study.frozen import along, gradient_of
 from rebatch.study.hardware_probing import cuts, kept_images, step_times
 from rebatch.study.mini_batch_probing import escape, gradient_errors, quadratic_steps
@@ -40,6 +41,8 @@ from rebatch.study.probes import (
     Parting,
     QuadraticSteps,
     RandomWalk,
+    RelativeStep,
+    Rescaled,
     StepTime,
     StepTimes,
     SummedSteps,
@@ -201,6 +204,8 @@ _PROBES: dict[type, Callable[[RunSpec, Task, Path | None], Measured]] = {
     SummedSteps: summed_steps,
     PartialTail: partial_tail,
     Parting: parting,
+    RelativeStep: relative_steps,
+    Rescaled: rescaled,
     GradientErrors: gradient_errors,
     Escape: escape,
     QuadraticSteps: quadratic_steps,

@@ -24,6 +24,7 @@ from rebatch.study.studies.mini_batches.quadratic_model import QUADRATIC_MODEL
 from rebatch.study.studies.mini_batches.saddle_escape import SADDLE_ESCAPE
 from rebatch.study.studies.mini_batches.small_batches import SMALL_BATCHES
 from rebatch.study.studies.page_2018.batch import BATCH
+from rebatch.study.studies.page_2018.directions import DIRECTIONS
 from rebatch.study.studies.page_2018.forgetting import FORGETTING
 from rebatch.study.studies.page_2018.summed import SUMS
 from rebatch.study.studies.page_2018.sweep import SWEEP
@@ -53,6 +54,7 @@ STUDIES: dict[str, Study] = {
         SWEEP,
         FORGETTING,
         SUMS,
+        DIRECTIONS,
         GRADIENT_ERROR,
         SADDLE_ESCAPE,
         CLOSE_GAP,

@@ -18,3 +18,7 @@ def moved(recipe: Recipe, batch_size: int) -> Recipe:
 def mean_lr(recipe: Recipe) -> float:
     """The rate on the mean loss, also of a recipe that sums it."""
     return recipe.optimizer.lr * (recipe.batch_size if recipe.loss_reduction == "sum" else 1)
+
+
+# Tasks whose net has no batch norm, and so nothing to say about it.
+NO_BATCH_NORM = {"digits/mlp-plain"}

@@ -16,7 +16,7 @@ from rebatch.study.claims import AllOf, Claim, Quantity, Test
 from rebatch.study.plan import Arm, Design, Scale, Study, TrainingSet
 from rebatch.study.probes import PartialTail, Parting, SummedSteps
 from rebatch.study.records import SeedRuns
-from rebatch.study.studies.page_2018.common import KAPPA
+from rebatch.study.studies.page_2018.common import KAPPA, NO_BATCH_NORM
 from rebatch.tasks.task import Task
 
 STEPS, COUPLED, SUM, MEAN = "steps", "steps:batch_norm", "tail:sum", "tail:mean"
@@ -43,9 +43,6 @@ Size = tuple[float, float, int]
 _RUNS: dict[Scale, Size] = {"quick": (1.0, 0.125, 2), "cpu": (5.0, 0.125, 3), "paper": (10.0, 1.0, 5)}
 _DIGITS: dict[Scale, Size] = {"quick": (10.0, 1.0, 5), "cpu": (20.0, 1.0, 20), "paper": (20.0, 1.0, 20)}
 
-# Where there is no batch norm, the control would be the claim itself.
-NO_BATCH_NORM = {"digits/mlp-plain"}
-
 
 def sums_design(task: Task, scale: Scale) -> Design:
     """Steps and tails in seconds; runs at three rates, constant, without clipping, from one start."""
@@ -53,7 +50,7 @@ def sums_design(task: Task, scale: Scale) -> Design:
     base = task.recipe.replace(schedule=Constant(), budget=Epochs(epochs), max_grad_norm=None)
     part = TrainingSet(examples=None if share == 1.0 else round(share * task.train))
     rate = base.optimizer.lr
-    coupled = task.name not in NO_BATCH_NORM
+    coupled = task.name not in NO_BATCH_NORM  # without batch norm the control would be the claim itself
     steps = SummedSteps(rates=RATES, kappa=KAPPA)
     tail = PartialTail(examples=2 * BATCH + TAIL)
     probes: list[tuple[str, Recipe, SummedSteps | PartialTail]] = [
