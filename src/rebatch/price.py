@@ -7,6 +7,7 @@ from itertools import pairwise
 import msgspec
 
 from rebatch.batching import examples_seen, total_steps
+from rebatch.bend import BEND
 from rebatch.interval import Interval
 from rebatch.knee import Knee
 from rebatch.recipe import Epochs, Examples, Recipe, Steps
@@ -34,12 +35,6 @@ class Expected(msgspec.Struct, frozen=True):
 
     steps_factor: Interval
     examples_factor: Interval
-
-
-# How sharply steps to a loss bend from falling as 1/B to a floor: S ~ (1 + (B_c/B)^p)^(1/p). The hyperbola of
-# McCandlish et al. (2018) is p = 1; on the exact quadratic model, each batch size at its best constant rate, it is off
-# by up to 25 % near B_c, and p = 1.4 by 8 %, with momentum and without (`tests/test_price.py`).
-BEND = 1.4
 
 
 def expected(batch_size: int, new: int, critical: Interval) -> Expected:
