@@ -11,7 +11,7 @@ from rebatch.cli.main import run
 from rebatch.errors import RequestError
 from rebatch.interval import Interval
 from rebatch.knee import Knee
-from rebatch.price import examples_factor, expected, mean_examples_factor
+from rebatch.price import expected
 from rebatch.recipe import Adagrad, AdamW, Budget, Epochs, Examples, Optimizer, Recipe, RmsProp, Sgd, Steps
 from rebatch.recipe_file import write_recipe
 from rebatch.reduction import with_loss_reduction
@@ -168,13 +168,6 @@ def test_the_expected_price_has_the_bounds_of_what_was_measured() -> None:
     assert down.steps_factor.low == 1.0
     assert down.steps_factor.high == pytest.approx(4.0)
     assert transfer(SGD, batch_size=256).expected is None
-
-
-def test_a_price_along_a_drifting_noise_scale_is_the_mean_of_its_shares() -> None:
-    shares = [50.0, 5_000.0]
-    parts = [examples_factor(128, 1024, each) for each in shares]
-    assert mean_examples_factor(128, 1024, shares) == pytest.approx(sum(parts) / 2)
-    assert parts[0] > parts[1]
 
 
 def test_a_warm_up_keeps_its_examples_and_adams_two_lifetimes() -> None:

@@ -1,8 +1,10 @@
 """What a transferred recipe costs against the one it came from: steps, examples, epochs."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import msgspec
 
@@ -37,6 +39,14 @@ class Expected(msgspec.Struct, frozen=True):
     examples_factor: Interval
 
 
+class Stage(NamedTuple):
+    """A share of a run's examples with one batch size and one critical batch size."""
+
+    share: float
+    batch_size: float
+    critical: Interval
+
+
 def expected(batch_size: int, new: int, critical: Interval) -> Expected:
     """Steps and examples to the same loss, from the critical batch size and its bounds.
 
@@ -47,10 +57,31 @@ def expected(batch_size: int, new: int, critical: Interval) -> Expected:
     >>> round(expected(100, 400, known).examples_factor.estimate, 3)
     1.673
     """
-    factors = [examples_factor(batch_size, new, each) for each in (critical.estimate, critical.low, critical.high)]
-    examples = Interval(factors[0], min(factors), max(factors))
-    kappa = new / batch_size
-    return Expected(Interval(*(each / kappa for each in msgspec.structs.astuple(examples))), examples)
+    return expected_along([Stage(1.0, batch_size, critical)], new / batch_size)
+
+
+def expected_along(stages: Sequence[Stage], kappa: float) -> Expected:
+    """The same of a run whose critical batch size drifts, or whose batch grows: all its batches kappa times as large.
+
+    Each stage makes the same progress with its own factor on examples, so that with shares w_i and batch sizes B_i
+
+        E'/E = sum_i w_i (E'/E)_i / sum_i w_i,    S'/S = sum_i (w_i/B_i) (S'/S)_i / sum_i w_i/B_i.
+
+    Bounds are those of all stages at once: too wide rather than too narrow where stages err apart.
+    """
+    per_step = [stage._replace(share=stage.share / stage.batch_size) for stage in stages]
+    return Expected(_mean_factor(per_step, kappa, 1.0 / kappa), _mean_factor(stages, kappa, 1.0))
+
+
+def _mean_factor(stages: Sequence[Stage], kappa: float, unit: float) -> Interval:
+    """The mean of the stages' factors on examples, times `unit`."""
+
+    def mean(end: str) -> float:
+        each = (s.share * examples_factor(s.batch_size, kappa * s.batch_size, getattr(s.critical, end)) for s in stages)
+        return unit * math.fsum(each) / math.fsum(stage.share for stage in stages)
+
+    estimate, *bounds = (mean(end) for end in ("estimate", "low", "high"))
+    return Interval(estimate, min(estimate, *bounds), max(estimate, *bounds))
 
 
 def examples_factor(batch_size: float, new: float, critical: float) -> float:
@@ -68,12 +99,24 @@ def steps_worth(critical: float) -> Knee:
     return Knee(batch_size=critical, exponent=1.0, bend=BEND)
 
 
-def mean_examples_factor(batch_size: float, new: float, critical: Sequence[float]) -> float:
-    """E'/E of a run whose critical batch size drifts, given at equal shares of its steps.
+def stages(recipe: Recipe, course: Sequence[tuple[float, Interval]]) -> list[Stage]:
+    """A run of `recipe`, cut where its batch size changes and where its critical batch size does.
 
-    Each share makes the same progress in S'/S of its own steps: the mean of the shares' factors.
+    Args:
+        course: shares of the run's examples, which add up to 1, with the critical batch size in each.
+
+    >>> from rebatch.recipe import Sgd
+    >>> grows = Recipe(batch_size=8, optimizer=Sgd(lr=0.1), budget=Epochs(4), batch_schedule=((0.5, 4.0),))
+    >>> found = stages(grows, [(0.75, Interval(9, 9, 9)), (0.25, Interval(5, 5, 5))])
+    >>> [(stage.share, stage.batch_size, stage.critical.estimate) for stage in found]
+    [(0.5, 8, 9), (0.25, 32, 9), (0.25, 32, 5)]
     """
-    return math.fsum(examples_factor(batch_size, new, each) for each in critical) / len(critical)
+    ends = list(accumulate(share for share, _ in course))[:-1]
+    cuts = sorted({0.0, *(start for start, _ in recipe.batch_schedule), *ends, 1.0})
+    return [
+        Stage(stop - start, recipe.batch_size_at(start), course[bisect_right(ends, start)][1])
+        for start, stop in pairwise(cuts)
+    ]
 
 
 def cost(recipe: Recipe, examples: int) -> Cost:

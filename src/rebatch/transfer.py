@@ -11,7 +11,7 @@ from rebatch.batching import steps_per_epoch
 from rebatch.errors import RequestError, did_you_mean
 from rebatch.fields import show_value, typed
 from rebatch.interval import Interval
-from rebatch.price import Expected, Price, expected, price
+from rebatch.price import Expected, Price, price
 from rebatch.recipe import Recipe, Steps
 from rebatch.recipe_file import to_table
 from rebatch.reduction import SCALED_FIELDS, with_gradient_times
@@ -85,6 +85,7 @@ def transfer(
     move = Move(tuned, typed(batch_size, int, "batch_size"), typed(examples, int | None, "examples"), facts)
     _require_fits(move)
     notes, ignored = _start(recipe, chosen, move)
+    notes += _known_notes(facts)
     if move.batch_size == tuned.batch_size:
         return Transfer(tuned, 1.0, _names(chosen), (), ignored, price(tuned, tuned, move.examples), notes)
     resized, moved = _with_batch_size(tuned, move.batch_size), _before_rules(move)
@@ -104,9 +105,18 @@ def transfer(
         tuple(doubts),
         price(tuned, moved, move.examples),
         notes,
-        None if facts.critical is None else expected(tuned.batch_size, move.batch_size, facts.critical),
+        move.expected,
         next((bounds for rule in chosen if (bounds := rule.bounds(moved, move)) is not None), None),
     )
+
+
+def _known_notes(facts: Facts) -> tuple[str, ...]:
+    """Where a noise scale that drifts is from, and what it is used for."""
+    course = facts.noise_course
+    if course is None:
+        return ()
+    priced = "" if facts.critical_batch_size is not None else "; the same loss is priced window by window"
+    return (f"noise scale {course}{' from ' if course.source else ''}{course.source}{priced}",)
 
 
 def _choose(rules: Sequence[str | Rule]) -> list[Rule]:

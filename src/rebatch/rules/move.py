@@ -11,6 +11,8 @@ from rebatch.errors import RequestError
 from rebatch.fields import require_types, show_value
 from rebatch.interval import Interval
 from rebatch.knee import Knee, Known
+from rebatch.noise_course import NoiseCourse
+from rebatch.price import Expected, Stage, expected_along, stages
 from rebatch.recipe import Lamb, Lars, Lion, Muon, Recipe
 
 Evidence = Literal["strong", "some", "weak"]
@@ -25,6 +27,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     Attributes:
         noise_scale: tr(Sigma)/|G|^2 in examples (`rebatch measure noise-scale`), a number or its interval. It grows
             along a run: a typical value of the run, not an early one.
+        noise_course: in its place, how it drifts along the run (`rebatch.noise_course.read_noise_course`).
         critical_batch_size: measured with branches, in examples (`rebatch measure critical-batch-size`).
         knee: how the best rate bends over the batch size (`rebatch.knee`), from a sweep or a law.
         knee_from: which of them, "unknown" for a guess; it says how far the rate may be off.
@@ -32,6 +35,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """
 
     noise_scale: float | Interval | None = None
+    noise_course: NoiseCourse | None = None
     critical_batch_size: float | Interval | None = None
     knee: Knee | None = None
     knee_from: Known = "law"
@@ -41,18 +45,27 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         require_types(self, "facts")
         for name in ("noise_scale", "critical_batch_size", "top_eigenvalue"):
             _require_positive(name, getattr(self, name))
+        if self.noise_scale is not None and self.noise_course is not None:
+            raise RequestError("noise_scale and noise_course each give the noise scale; use one of them")
         if isinstance(self.noise_scale, float) and math.isinf(self.noise_scale):
             raise RequestError("noise_scale must be finite, got inf; leave it out if it is unknown")
 
     @property
     def noise(self) -> Interval | None:
-        """The noise scale, with its interval where there is one."""
-        return as_interval(self.noise_scale)
+        """The noise scale, with its interval where there is one; of the whole run."""
+        return as_interval(self.noise_scale) if self.noise_course is None else self.noise_course.whole
 
     @property
     def critical(self) -> Interval | None:
         """The critical batch size: as measured, else the noise scale in its place."""
-        return as_interval(self.critical_batch_size if self.critical_batch_size is not None else self.noise_scale)
+        return self.noise if self.critical_batch_size is None else as_interval(self.critical_batch_size)
+
+    @property
+    def critical_course(self) -> tuple[tuple[float, Interval], ...] | None:
+        """The same along the run: shares of its examples, and the critical batch size in each."""
+        if self.critical_batch_size is None and self.noise_course is not None:
+            return self.noise_course.parts
+        return None if self.critical is None else ((1.0, self.critical),)
 
 
 def _require_positive(name: str, value: float | Interval | None) -> None:
@@ -108,6 +121,17 @@ class Move:
                 "(in Python: facts=Facts(noise_scale=B)), or choose rules that do without"
             )
         return self.facts.noise.estimate
+
+    def stages(self, recipe: Recipe) -> list[Stage]:
+        """A run of `recipe` by batch size and critical batch size; none where neither that nor the noise is known."""
+        course = self.facts.critical_course
+        return [] if course is None else stages(recipe, course)
+
+    @property
+    def expected(self) -> Expected | None:
+        """What the same loss takes; None where neither the critical batch size nor the noise scale is known."""
+        found = self.stages(self.tuned)
+        return expected_along(found, self.kappa) if found else None
 
     def gain(self, noise_scale: float) -> float:
         """(1 + B_n/B) / (1 + B_n/B'): what a step of B' examples is worth in steps of B.
