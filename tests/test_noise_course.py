@@ -143,8 +143,8 @@ class TestTheFile:
         """tr(Sigma) = 100 throughout, |G|^2 falls from 4 to .25; each step's pair is correlated."""
         rng, repeats, squares = np.random.default_rng(5), 120, [4.0, 1.0, 0.25]
         truth = 300.0 / sum(squares)
-        stages = [Stage(1 / 3, 64, known(100.0 / square)) for square in squares]
-        price = expected_along(stages, 8.0).examples_factor.estimate
+        stages = [Stage(1 / 3, 64, 512, known(100.0 / square)) for square in squares]
+        price = expected_along(stages).examples_factor.estimate
         hits = {"whole": 0, "price": 0}
         for _ in range(repeats):
             noise = rng.standard_normal((3, 2, 60)) * 0.5

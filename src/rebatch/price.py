@@ -4,7 +4,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -13,6 +13,10 @@ from rebatch.bend import BEND
 from rebatch.interval import Interval
 from rebatch.knee import Knee
 from rebatch.recipe import Epochs, Examples, Recipe, Steps
+
+Value = TypeVar("Value")
+# From which share of a run's examples on it has which batch size.
+Sizes = Sequence[tuple[float, float]]
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -40,10 +44,11 @@ class Expected(msgspec.Struct, frozen=True):
 
 
 class Stage(NamedTuple):
-    """A share of a run's examples with one batch size and one critical batch size."""
+    """A share of a run's examples: its batch size, the new one, and the critical batch size there."""
 
     share: float
     batch_size: float
+    new: float
     critical: Interval
 
 
@@ -57,30 +62,34 @@ def expected(batch_size: int, new: int, critical: Interval) -> Expected:
     >>> round(expected(100, 400, known).examples_factor.estimate, 3)
     1.673
     """
-    return expected_along([Stage(1.0, batch_size, critical)], new / batch_size)
+    return expected_along([Stage(1.0, batch_size, new, critical)])
 
 
-def expected_along(stages: Sequence[Stage], kappa: float) -> Expected:
-    """The same of a run whose critical batch size drifts, or whose batch grows: all its batches kappa times as large.
+def expected_along(run: Sequence[Stage]) -> Expected:
+    """The same of a run whose critical batch size drifts, or whose batch grows.
 
-    Each stage makes the same progress with its own factor on examples, so that with shares w_i and batch sizes B_i
+    Each stage makes the same progress with its own factor on examples, so that with shares w_i of the examples, which
+    add up to 1, and batch sizes B_i before and B_i' after
 
-        E'/E = sum_i w_i (E'/E)_i / sum_i w_i,    S'/S = sum_i (w_i/B_i) (S'/S)_i / sum_i w_i/B_i.
+        E'/E = sum_i w_i (E'/E)_i,    S'/S = sum_i (w_i/B_i') (E'/E)_i / sum_i w_i/B_i.
 
     Bounds are those of all stages at once: too wide rather than too narrow where stages err apart.
     """
-    per_step = [stage._replace(share=stage.share / stage.batch_size) for stage in stages]
-    return Expected(_mean_factor(per_step, kappa, 1.0 / kappa), _mean_factor(stages, kappa, 1.0))
+    shares = [stage.share for stage in run]
+    before = math.fsum(stage.share / stage.batch_size for stage in run)
+    return Expected(
+        _sum_of_factors([stage.share / (stage.new * before) for stage in run], run), _sum_of_factors(shares, run)
+    )
 
 
-def _mean_factor(stages: Sequence[Stage], kappa: float, unit: float) -> Interval:
-    """The mean of the stages' factors on examples, times `unit`."""
+def _sum_of_factors(weights: Sequence[float], run: Sequence[Stage]) -> Interval:
+    """Of the stages' factors on examples."""
 
-    def mean(end: str) -> float:
-        each = (s.share * examples_factor(s.batch_size, kappa * s.batch_size, getattr(s.critical, end)) for s in stages)
-        return unit * math.fsum(each) / math.fsum(stage.share for stage in stages)
+    def total(end: str) -> float:
+        factors = (examples_factor(stage.batch_size, stage.new, getattr(stage.critical, end)) for stage in run)
+        return math.fsum(weight * factor for weight, factor in zip(weights, factors, strict=True))
 
-    estimate, *bounds = (mean(end) for end in ("estimate", "low", "high"))
+    estimate, *bounds = (total(end) for end in ("estimate", "low", "high"))
     return Interval(estimate, min(estimate, *bounds), max(estimate, *bounds))
 
 
@@ -99,24 +108,34 @@ def steps_worth(critical: float) -> Knee:
     return Knee(batch_size=critical, exponent=1.0, bend=BEND)
 
 
-def stages(recipe: Recipe, course: Sequence[tuple[float, Interval]]) -> list[Stage]:
-    """A run of `recipe`, cut where its batch size changes and where its critical batch size does.
+def stages(before: Sizes, after: Sizes, course: Sequence[tuple[float, Interval]]) -> list[Stage]:
+    """A run, cut where either batch size changes and where the critical batch size does.
 
     Args:
         course: shares of the run's examples, which add up to 1, with the critical batch size in each.
 
-    >>> from rebatch.recipe import Sgd
-    >>> grows = Recipe(batch_size=8, optimizer=Sgd(lr=0.1), budget=Epochs(4), batch_schedule=((0.5, 4.0),))
-    >>> found = stages(grows, [(0.75, Interval(9, 9, 9)), (0.25, Interval(5, 5, 5))])
-    >>> [(stage.share, stage.batch_size, stage.critical.estimate) for stage in found]
+    >>> found = stages([(0.0, 8)], [(0.0, 8), (0.5, 32)], [(0.75, Interval(9, 9, 9)), (0.25, Interval(5, 5, 5))])
+    >>> [(stage.share, stage.new, stage.critical.estimate) for stage in found]
     [(0.5, 8, 9), (0.25, 32, 9), (0.25, 32, 5)]
     """
-    ends = list(accumulate(share for share, _ in course))[:-1]
-    cuts = sorted({0.0, *(start for start, _ in recipe.batch_schedule), *ends, 1.0})
+    starts = [0.0, *accumulate(share for share, _ in course)][:-1]
+    critical = [(start, each) for start, (_, each) in zip(starts, course, strict=True)]
+    cuts = sorted({*starts, *(start for start, _ in (*before, *after)), 1.0})
     return [
-        Stage(stop - start, recipe.batch_size_at(start), course[bisect_right(ends, start)][1])
+        Stage(stop - start, _at(start, before), _at(start, after), _at(start, critical))
         for start, stop in pairwise(cuts)
     ]
+
+
+def sizes(recipe: Recipe) -> list[tuple[float, float]]:
+    """From which progress on a run has which batch size."""
+    starts = [0.0, *(start for start, _ in recipe.batch_schedule)]
+    return list(zip(starts, map(float, recipe.batch_sizes), strict=True))
+
+
+def _at(progress: float, values: Sequence[tuple[float, Value]]) -> Value:
+    """The last value that starts by then."""
+    return values[bisect_right(values, progress, key=lambda each: each[0]) - 1][1]
 
 
 def cost(recipe: Recipe, examples: int) -> Cost:

@@ -15,6 +15,7 @@ from rebatch.price import Expected, Price, price
 from rebatch.recipe import Recipe, Steps
 from rebatch.recipe_file import to_table
 from rebatch.reduction import SCALED_FIELDS, with_gradient_times
+from rebatch.rules.doubts import run_doubts, run_notes
 from rebatch.rules.move import Facts, Move, Rule
 from rebatch.rules.table import DEFAULT_RULES, PRESETS, RULES
 
@@ -38,8 +39,8 @@ class Transfer(msgspec.Struct, frozen=True):
     """The outcome of `transfer`: `warnings` doubt it, `notes` say where it started.
 
     `price` is what the new recipe takes, `expected` what the same loss would take, None where neither the critical
-    batch size nor the noise scale is known. `lr` is the new learning rate with bounds of 90 % for the best one, None
-    where nobody knows.
+    batch size nor the noise scale is known, or where the loss itself is another. `lr` is the new learning rate with
+    bounds of 90 % for the best one, None where nobody knows.
     """
 
     recipe: Recipe
@@ -85,7 +86,7 @@ def transfer(
     move = Move(tuned, typed(batch_size, int, "batch_size"), typed(examples, int | None, "examples"), facts)
     _require_fits(move)
     notes, ignored = _start(recipe, chosen, move)
-    notes += _known_notes(facts)
+    notes += tuple(run_notes(move))
     if move.batch_size == tuned.batch_size:
         return Transfer(tuned, 1.0, _names(chosen), (), ignored, price(tuned, tuned, move.examples), notes)
     resized, moved = _with_batch_size(tuned, move.batch_size), _before_rules(move)
@@ -96,27 +97,18 @@ def transfer(
         _refuse_undeclared(rule, before, moved)
         if moved != before:
             changes += differences(before, moved, rule.name, rule.why(move), rule.evidence_for(tuned), rule.source)
-    doubts = dict.fromkeys([*ignored, *(doubt for rule in chosen for doubt in rule.doubts(moved, move))])
+    doubts = [*ignored, *run_doubts(moved, move), *(doubt for rule in chosen for doubt in rule.doubts(moved, move))]
     return Transfer(
         moved.replace(tuned=tuned),
         move.kappa,
         _names(chosen),
         tuple(changes),
-        tuple(doubts),
+        tuple(dict.fromkeys(doubts)),
         price(tuned, moved, move.examples),
         notes,
         move.expected,
         next((bounds for rule in chosen if (bounds := rule.bounds(moved, move)) is not None), None),
     )
-
-
-def _known_notes(facts: Facts) -> tuple[str, ...]:
-    """Where a noise scale that drifts is from, and what it is used for."""
-    course = facts.noise_course
-    if course is None:
-        return ()
-    priced = "" if facts.critical_batch_size is not None else "; the same loss is priced window by window"
-    return (f"noise scale {course}{' from ' if course.source else ''}{course.source}{priced}",)
 
 
 def _choose(rules: Sequence[str | Rule]) -> list[Rule]:

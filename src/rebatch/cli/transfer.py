@@ -12,10 +12,11 @@ from rebatch.cli.options import DataDir, Json
 from rebatch.cli.recipe import refuse_folder, write_to
 from rebatch.cli.transfer_facts import fitted, known_course, known_examples, known_knee, reduced, tokens_in_example
 from rebatch.interval import Interval
-from rebatch.price import price
+from rebatch.price import expected_along, price, sizes
 from rebatch.recipe import Sgd
 from rebatch.recipe_file import dumps_recipe, read_recipe, to_table
-from rebatch.rules.move import Facts
+from rebatch.rules.doubts import run_doubts
+from rebatch.rules.move import Facts, Move
 from rebatch.rules.table import DEFAULT_RULES, PRESETS
 from rebatch.tasks import find_task
 from rebatch.transfer import Transfer, differences
@@ -80,6 +81,9 @@ def transfer(
     top_eigenvalue: Annotated[
         float | None, typer.Option("--top-eigenvalue", help="Of the mean loss; rebatch measure limits.")
     ] = None,
+    contrastive: Annotated[
+        bool, typer.Option("--contrastive", help="The loss is one over pairs of a batch's examples.")
+    ] = False,
     grow_to: Annotated[
         int | None,
         typer.Option("--grow-to", help="Let the batch grow, up to this, in place of the learning rate's decay."),
@@ -104,6 +108,7 @@ def transfer(
         knee=curve,
         knee_from=known,
         top_eigenvalue=top_eigenvalue,
+        contrastive=contrastive,
     )
     size = known_examples(found, examples, data_dir)
     result = move(tuned, batch_size=batch_size, rules=chosen, examples=size, facts=facts)
@@ -111,7 +116,7 @@ def transfer(
     if fit is not None:
         result = _with_sweep(result, fit, rates)
     if grow_to is not None:
-        result = _grown(result, grow_to, size)
+        result = _grown(result, grow_to, size, facts)
     if output is not None:
         write_to(result.recipe, output)
     if json:
@@ -149,22 +154,31 @@ def _with_sweep(result: Transfer, fit: "KneeFit", rates: dict[int, Interval]) ->
     return msgspec.structs.replace(result, lr=best, warnings=tuple(doubts))
 
 
-def _grown(result: Transfer, most: int, examples: int | None) -> Transfer:
+def _grown(result: Transfer, most: int, examples: int | None, facts: Facts) -> Transfer:
     """The transferred recipe with a growing batch: a recipe of its own, which remembers nothing."""
     grown = grow_batch(result.recipe, most=most)
     note = (
         f"the batch grows from {grown.batch_size} to {max(grown.batch_sizes)} where the learning rate fell: fewer steps"
     )
-    cost = price(result.recipe.tuned or result.recipe, grown, examples)
+    tuned = result.recipe.tuned or result.recipe
+    cost = price(tuned, grown, examples)
     why = "a batch that grows by 1/a keeps the noise as a rate that falls by a does, in fewer steps"
     changes = (*result.changes, *differences(result.recipe, grown, "grow_batch", why))
-    doubts = list(result.warnings)
+    moved = Move(tuned, grown.batch_size, examples, facts)
+    stages = moved.stages(sizes(grown))
+    doubts = [*result.warnings, *run_doubts(grown, moved)]
     if not isinstance(grown.optimizer, Sgd):
         doubts.append(
             "weight decay and the moments' decay stay per step while the batch grows: per example they are ever less"
         )
     return msgspec.structs.replace(
-        result, recipe=grown, changes=changes, notes=(*result.notes, note), warnings=tuple(doubts), price=cost
+        result,
+        recipe=grown,
+        changes=changes,
+        notes=(*result.notes, note),
+        warnings=tuple(dict.fromkeys(doubts)),
+        price=cost,
+        expected=expected_along(stages) if stages else None,
     )
 
 

@@ -162,6 +162,10 @@ def _with_warmup(recipe: Recipe, warmup: float) -> Recipe:
 
 
 def _require_expected(move: Move) -> Expected:
+    if move.facts.contrastive:
+        raise RequestError(
+            "same_loss has no meaning for a contrastive loss, which is another at another batch size; take same_epochs"
+        )
     if move.expected is None:
         raise RequestError(
             "same_loss needs the critical batch size or the noise scale; measure one (rebatch measure "

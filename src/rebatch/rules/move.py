@@ -12,7 +12,7 @@ from rebatch.fields import require_types, show_value
 from rebatch.interval import Interval
 from rebatch.knee import Knee, Known
 from rebatch.noise_course import NoiseCourse
-from rebatch.price import Expected, Stage, expected_along, stages
+from rebatch.price import Expected, Sizes, Stage, expected_along, sizes, stages
 from rebatch.recipe import Lamb, Lars, Lion, Muon, Recipe
 
 Evidence = Literal["strong", "some", "weak"]
@@ -32,6 +32,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         knee: how the best rate bends over the batch size (`rebatch.knee`), from a sweep or a law.
         knee_from: which of them, "unknown" for a guess; it says how far the rate may be off.
         top_eigenvalue: of the mean loss's Hessian at the rate that was tuned (`rebatch measure limits`).
+        contrastive: the loss is one over pairs of a batch's examples, which nothing else shows: no rule holds then.
     """
 
     noise_scale: float | Interval | None = None
@@ -40,6 +41,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     knee: Knee | None = None
     knee_from: Known = "law"
     top_eigenvalue: float | None = None
+    contrastive: bool = False
 
     def __post_init__(self) -> None:
         require_types(self, "facts")
@@ -122,16 +124,21 @@ class Move:
             )
         return self.facts.noise.estimate
 
-    def stages(self, recipe: Recipe) -> list[Stage]:
-        """A run of `recipe` by batch size and critical batch size; none where neither that nor the noise is known."""
-        course = self.facts.critical_course
-        return [] if course is None else stages(recipe, course)
+    def stages(self, after: Sizes | None = None) -> list[Stage]:
+        """The run by batch sizes, tuned and `after` (by default kappa times as large), and critical batch size.
+
+        None where neither that nor the noise scale is known, or where the loss itself is another.
+        """
+        before, course = sizes(self.tuned), self.facts.critical_course
+        if course is None or self.facts.contrastive:
+            return []
+        return stages(before, after or [(start, self.kappa * size) for start, size in before], course)
 
     @property
     def expected(self) -> Expected | None:
-        """What the same loss takes; None where neither the critical batch size nor the noise scale is known."""
-        found = self.stages(self.tuned)
-        return expected_along(found, self.kappa) if found else None
+        """What the same loss takes; None where that is not known."""
+        found = self.stages()
+        return expected_along(found) if found else None
 
     def gain(self, noise_scale: float) -> float:
         """(1 + B_n/B) / (1 + B_n/B'): what a step of B' examples is worth in steps of B.
