@@ -83,8 +83,8 @@ def test_rules_that_need_one_number_get_that_of_the_whole_run() -> None:
     found = transfer(SGD, batch_size=512, facts=facts)
     assert found.recipe == transfer(SGD, batch_size=512, facts=Facts(noise_scale=WHOLE)).recipe
     assert found.notes == (
-        "noise scale 400 [300, 600] over the whole run, 50 [50, 50] in its first part, 5e+03 [5e+03, 5e+03] in its "
-        "last from a run; the same loss is priced window by window",
+        "noise scale from a run: 400 [300, 600] over the whole run, 50 [50, 50] in its first part, "
+        "5e+03 [5e+03, 5e+03] in its last; the same loss is priced window by window",
     )
     with pytest.raises(RequestError, match="noise_scale and noise_course each give the noise scale; use one of them"):
         Facts(noise_scale=300.0, noise_course=facts.noise_course)
@@ -234,7 +234,7 @@ def test_from_a_measured_run_to_a_transferred_recipe(tmp_path: Path, capsys: pyt
     gain = (1 + trace / square * (1 / 32 - 1 / 1024)) / (1 + trace / square * (1 / 256 - 1 / 1024))
     tuned = found["changes"][1]
     assert tuned["after"] / tuned["before"] == pytest.approx(gain, rel=1e-9)
-    assert "noise.json (digits/mlp-plain, seed 0, 2 windows); the same loss is priced" in found["notes"][0]
+    assert "noise.json (digits/mlp-plain, seed 0, 2 windows): " in found["notes"][0]
     low, high = found["expected"]["examples_factor"]["low"], found["expected"]["examples_factor"]["high"]
     assert 1.0 <= low < found["expected"]["examples_factor"]["estimate"] < high <= 8.0
     # A chain starts from the recipe that was tuned, whose run it is.

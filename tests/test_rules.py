@@ -333,10 +333,10 @@ class TestTheRun:
 
     @pytest.mark.parametrize(("early", "late", "doubted"), [(300.0, 2000.0, False), (2000.0, 300.0, True)])
     def test_grows_as_far_as_the_noise_scale_of_that_time(self, early: float, late: float, doubted: bool) -> None:
-        parts = tuple((0.5, Interval(each, each, each)) for each in (early, late))
+        parts = tuple((0.5, Interval(each, 0.0, math.inf)) for each in (early, late))
         facts = Facts(noise_course=NoiseCourse(whole=Interval(600.0, 500.0, 700.0), parts=parts))
         doubts = transfer(self.GROWS, batch_size=256, rules="linear", facts=facts).warnings
-        assert ("the batch grows to 1024, beyond the noise scale there, 300" in str(doubts)) is doubted
+        assert ("the batch grows to 1024, beyond the noise scale there, 300 [0, inf]: " in str(doubts)) is doubted
 
 
 @pytest.mark.parametrize("name", ["noise_scale", "critical_batch_size", "top_eigenvalue"])

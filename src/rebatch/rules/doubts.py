@@ -29,9 +29,11 @@ def growth_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
     if not beyond:
         return ()
     worst = max(beyond, key=lambda stage: stage.new / max(stage.critical.estimate, 1.0))
+    there = worst.critical
+    shown = f"{there.estimate:.4g}" + ("" if there.low == there.high else f" [{there.low:.3g}, {there.high:.3g}]")
     known = "noise scale" if move.facts.critical_batch_size is None else "critical batch size"
     return (
-        f"the batch grows to {worst.new:g}, beyond the {known} there, {worst.critical.estimate:.4g}: from then on it "
+        f"the batch grows to {worst.new:g}, beyond the {known} there, {shown}: from then on it "
         "saves few steps, and the same loss takes more examples",
     )
 
@@ -43,4 +45,4 @@ def run_notes(move: Move) -> Sequence[str]:
         return ()
     source = f" from {course.source}" if course.source else ""
     priced = "" if move.facts.critical_batch_size is not None else "; the same loss is priced window by window"
-    return (f"noise scale {course}{source}{priced}",)
+    return (f"noise scale{source}: {course}{priced}",)
