@@ -16,9 +16,11 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from knee_law import (
     BENDS,
@@ -43,6 +45,8 @@ from rebatch.study.environment import environment
 from rebatch.sweeps import Run, Sweep, best_rates
 
 DRAWS = 4_000
+# How far apart the batch sizes of a pair lie; of one and the same distance up and down.
+DISTANCES = (2, 4, 8, 16, 256)
 GOALS = {"up": 0.0032, "down": 0.0019, "coverage": [0.88, 0.92]}
 
 
@@ -110,6 +114,24 @@ def score(pairs: Sequence[Pair], log_lr: Array) -> dict[str, Any]:
             **interval(bootstrap(regret[side], owners[side])),
             "beyond": round(float(beyond[side].mean()), 3),
         }
+    return found
+
+
+def by_distance(pairs: Sequence[Pair], rule: Callable[[Pair], float]) -> dict[str, Any]:
+    """Regret, and the carried rate over the best one (geometric mean), by how far the batch sizes lie apart."""
+    found: dict[str, Any] = {}
+    for side, sign in (("up", 1.0), ("down", -1.0)):
+        for low, high in pairwise(DISTANCES):
+            there = [pair for pair in pairs if low * 0.99 <= math.exp(sign * pair.log_kappa) < high * 0.99]
+            rates, owners = [rule(pair) for pair in there], np.array([pair.old.group for pair in there])
+            regrets = np.array([pair.new.regret(lr) for pair, lr in zip(there, rates, strict=True)])
+            errors = np.array([lr - pair.new.tuned for pair, lr in zip(there, rates, strict=True)])
+            over = Interval(*map(math.exp, msgspec.structs.astuple(bootstrap(errors, owners))))
+            found[f"{side}, {low:g} to {high:g}"] = {
+                "pairs": len(there),
+                "regret": interval(bootstrap(regrets, owners)),
+                "carried_over_best": interval(over),
+            }
     return found
 
 
@@ -222,6 +244,7 @@ def judge(path: Path) -> dict[str, Any]:
         "curves": len(curves),
         "pairs": {"up": int((distances > 0).sum()), "down": int((distances < 0).sum())},
         "rules": rules,
+        "sqrt_by_distance": by_distance(pairs, RULES["sqrt"]),
         "law_of_all": {f"bend {bend:g}": fit_law(curves, bend, size=True).__dict__ for bend in BENDS[:-1]},
         "doubts": {name: {key: round(value, 4) for key, value in doubt.items()} for name, doubt in doubts.items()},
         "sweeps": {

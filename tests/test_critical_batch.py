@@ -1,28 +1,55 @@
-"""The hyperbola of steps and examples: known answers, coverage, open ends."""
+"""The curve of steps and examples: known answers with either bend, coverage, open ends."""
 
 import math
 
 import numpy as np
 import pytest
 
+from rebatch.bend import BEND, HYPERBOLA
 from rebatch.critical_batch import climb, drawn_steps, first_passage, fit_critical_batch_size
 from rebatch.interval import Interval
+from rebatch.price import examples_factor
 
 SIZES = [16, 16, 64, 64, 256, 256, 1024, 1024]
 
 
-def steps_at(sizes: list[int], critical: float, least: float, scatter: float, rng: np.random.Generator) -> list[float]:
-    return [least * (1 + critical / size) * math.exp(scatter * rng.standard_normal()) for size in sizes]
+def steps_at(
+    sizes: list[int], critical: float, least: float, scatter: float, rng: np.random.Generator, bend: float = BEND
+) -> list[float]:
+    """The formula as it is written down, times a factor by chance."""
+    curve = [least * (1 + (critical / size) ** bend) ** (1 / bend) for size in sizes]
+    return [steps * math.exp(scatter * rng.standard_normal()) for steps in curve]
 
 
-def test_exact_steps_give_the_exact_answer() -> None:
-    fit = fit_critical_batch_size(SIZES, steps_at(SIZES, 150, 70, 0.0, np.random.default_rng(0)))
+@pytest.mark.parametrize("bend", [HYPERBOLA, BEND])
+def test_exact_steps_give_the_exact_answer(bend: float) -> None:
+    steps = steps_at(SIZES, 150, 70, 0.0, np.random.default_rng(0), bend)
+    fit = fit_critical_batch_size(SIZES, steps, bend=bend)
     assert fit.batch_size.estimate == pytest.approx(150, rel=0.01)
     assert fit.least_steps.estimate == pytest.approx(70, rel=0.01)
     assert fit.least_examples.estimate == pytest.approx(150 * 70, rel=0.01)
-    # Both are twice their least there.
-    assert fit.steps(fit.batch_size.estimate) == pytest.approx(140, rel=0.01)
-    assert fit.examples(fit.batch_size.estimate) == pytest.approx(2 * 150 * 70, rel=0.01)
+    assert fit.scatter < 0.005
+    # Both are as many times their least there: twice, with a hyperbola.
+    times = 2 ** (1 / bend)
+    assert fit.steps(fit.batch_size.estimate) == pytest.approx(times * 70, rel=0.01)
+    assert fit.examples(fit.batch_size.estimate) == pytest.approx(times * 150 * 70, rel=0.01)
+    # What their least means: the limits of huge batches, and of tiny ones.
+    assert fit.steps(1e9) == pytest.approx(fit.least_steps.estimate, rel=1e-5)
+    assert fit.examples(1e-6) == pytest.approx(fit.least_examples.estimate, rel=1e-5)
+
+
+def test_the_fit_and_the_price_have_one_curve() -> None:
+    fit = fit_critical_batch_size(SIZES, steps_at(SIZES, 150, 70, 0.1, np.random.default_rng(0)))
+    for old, new in ((16, 1024), (1024, 16), (100, 200)):
+        factor = examples_factor(old, new, fit.batch_size.estimate)
+        assert fit.examples(new) / fit.examples(old) == pytest.approx(factor, rel=1e-12)
+
+
+def test_steps_on_a_hyperbola_are_not_those_of_the_bend() -> None:
+    steps = steps_at(SIZES, 150, 70, 0.0, np.random.default_rng(0), HYPERBOLA)
+    bent = fit_critical_batch_size(SIZES, steps)
+    assert bent.scatter > 0.02
+    assert fit_critical_batch_size(SIZES, steps, bend=HYPERBOLA).scatter < 0.002
 
 
 @pytest.mark.parametrize("critical", [60.0, 400.0])
@@ -82,7 +109,7 @@ def test_drawn_steps_scatter_as_the_fits_of_repeated_runs_do() -> None:
 def test_drawn_steps_of_exact_runs_are_the_fit() -> None:
     steps = steps_at(SIZES, 150, 70, 0.0, np.random.default_rng(0))
     drawn = drawn_steps(SIZES, steps, [150], draws=5, seed=0)
-    np.testing.assert_allclose(drawn, 140, rtol=0.01)
+    np.testing.assert_allclose(drawn, 2 ** (1 / BEND) * 70, rtol=0.01)
 
 
 def test_a_first_passage_is_read_between_looks() -> None:

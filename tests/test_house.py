@@ -14,6 +14,7 @@ TORCH_FREE = [
     "rebatch.execution",
     "rebatch.knee",
     "rebatch.knee_fit",
+    "rebatch.noise_course",
     "rebatch.price",
     "rebatch.quadratic",
     "rebatch.recipe",

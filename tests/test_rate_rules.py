@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -79,3 +80,15 @@ def test_the_table_of_the_page_is_that_of_the_kept_result() -> None:
     kept = json.loads((ROOT / "results" / "benchmarks" / "rate_rules.json").read_text())
     page = (ROOT / "docs" / "choosing-a-rule.md").read_text()
     assert page.partition("<!-- rate-rules -->\n")[2].partition("<!-- /rate-rules -->")[0] == benchmark().markdown(kept)
+
+
+def test_how_low_the_linear_rule_carries_a_long_way_down_is_as_the_page_says() -> None:
+    kept = json.loads((ROOT / "results" / "benchmarks" / "rate_rules.json").read_text())
+    page = (ROOT / "docs" / "choosing-a-rule.md").read_text()
+    ratios = []
+    for group in (each for each in kept["groups"] if each["optimizer"] == "sgd"):
+        best = {int(size): curve["best_lr"] for size, curve in group["batch_sizes"].items()}
+        ratios += [best[old] * new / old / best[new] for old in best for new in best if 8 * new <= old]
+    shown = [f"{value:.2f}"[1:] for value in (statistics.geometric_mean(ratios), min(ratios), max(ratios))]
+    assert len(ratios) == 6
+    assert "at 1/8 and 1/16 it carries to {} of the best rate (six pairs, {} to {})".format(*shown) in page

@@ -11,7 +11,8 @@ from rebatch.cli.main import run
 from rebatch.errors import RequestError
 from rebatch.interval import Interval
 from rebatch.knee import Knee
-from rebatch.price import examples_factor, expected, mean_examples_factor
+from rebatch.noise_course import NoiseCourse
+from rebatch.price import expected
 from rebatch.recipe import Adagrad, AdamW, Budget, Epochs, Examples, Optimizer, Recipe, RmsProp, Sgd, Steps
 from rebatch.recipe_file import write_recipe
 from rebatch.reduction import with_loss_reduction
@@ -170,13 +171,6 @@ def test_the_expected_price_has_the_bounds_of_what_was_measured() -> None:
     assert transfer(SGD, batch_size=256).expected is None
 
 
-def test_a_price_along_a_drifting_noise_scale_is_the_mean_of_its_shares() -> None:
-    shares = [50.0, 5_000.0]
-    parts = [examples_factor(128, 1024, each) for each in shares]
-    assert mean_examples_factor(128, 1024, shares) == pytest.approx(sum(parts) / 2)
-    assert parts[0] > parts[1]
-
-
 def test_a_warm_up_keeps_its_examples_and_adams_two_lifetimes() -> None:
     # The same epochs: the same share, but beta2 = .999^8 wants 2/(1 - beta2) = 251 steps of 4,900.
     found = moved(ADAM, 1024, "beta2_half_life", "same_epochs", "same_warmup")
@@ -286,11 +280,63 @@ class TestTheDefaultRate:
         with pytest.raises(RequestError, match=rf"kappa is 9: beyond 8 .* fails on many; .* with {way_out}"):
             self.of(start, 128 * 9, Facts())
 
+    @pytest.mark.parametrize(("start", "name"), [(SGD, "linear"), (ADAM, "square-root")], ids=["sgd", "adamw"])
+    def test_a_long_way_down_is_doubted_where_nothing_is_known(self, start: Recipe, name: str) -> None:
+        said = f"below 1/8 the {name} rule gave half to two thirds of the best rate"
+        bare = start.replace(max_grad_norm=None, averaging=None)
+        for rules in ("default_lr", "linear_lr" if start is SGD else "sqrt_lr"):
+            for size, facts, count in ((8, Facts(), 1), (16, Facts(), 0), (2048, Facts(), 0), (8, KNOWN, 0)):
+                if (size, rules) != (2048, "default_lr"):  # which is refused
+                    doubts = transfer(bare, batch_size=size, rules=rules, facts=facts).warnings
+                    assert sum(said in doubt for doubt in doubts) == count, (rules, size)
+
     def test_a_rate_beyond_the_edge_of_stability_is_doubted(self) -> None:
         # 2 (1 + .9) / 10 = .38 is between the linear rates of kappa 2 and 8.
         doubts = [self.of(SGD, size, Facts(noise_scale=1e9, top_eigenvalue=10.0)).warnings for size in (256, 1024)]
         assert doubts[0] == ()
         assert doubts[1][0].startswith("optimizer.lr 0.8 is beyond the edge of stability at a top eigenvalue of 10")
+
+
+class TestTheRun:
+    GROWS = SGD.replace(batch_schedule=((0.5, 2.0), (0.75, 4.0)))
+
+    def test_with_a_contrastive_loss_follows_no_rule(self) -> None:
+        facts = Facts(contrastive=True, critical_batch_size=384.0)
+        for rules in ("default", "linear", "hoffer"):
+            found = transfer(SGD, batch_size=512, rules=rules, examples=N, facts=facts)
+            assert found.warnings[0].startswith("a contrastive loss takes its negatives from the batch: another batch")
+            assert found.expected is None
+        assert "contrastive" not in str(transfer(SGD, batch_size=512).warnings)
+        with pytest.raises(RequestError, match="same_loss has no meaning for a contrastive loss"):
+            transfer(SGD, batch_size=512, rules="same_loss", facts=facts)
+
+    @pytest.mark.parametrize(
+        ("facts", "said"),
+        [
+            (
+                Facts(noise_scale=900.0),
+                "the batch grows to 1024, beyond the noise scale there, 900: from then on it ",
+            ),
+            (Facts(noise_scale=1100.0), ""),
+            (
+                Facts(noise_scale=9000.0, critical_batch_size=300.0),
+                "to 1024, beyond the critical batch size there, 300",
+            ),
+            (Facts(), ""),
+        ],
+    )
+    def test_whose_batch_grows_too_far_is_doubted(self, facts: Facts, said: str) -> None:
+        doubts = str(transfer(self.GROWS, batch_size=256, rules="linear", facts=facts).warnings)
+        assert said in doubts
+        assert ("the batch grows" in doubts) is bool(said)
+        assert "the batch grows" not in str(transfer(SGD, batch_size=1024, rules="linear", facts=facts).warnings)
+
+    @pytest.mark.parametrize(("early", "late", "doubted"), [(300.0, 2000.0, False), (2000.0, 300.0, True)])
+    def test_grows_as_far_as_the_noise_scale_of_that_time(self, early: float, late: float, doubted: bool) -> None:
+        parts = tuple((0.5, Interval(each, 0.0, math.inf)) for each in (early, late))
+        facts = Facts(noise_course=NoiseCourse(whole=Interval(600.0, 500.0, 700.0), parts=parts))
+        doubts = transfer(self.GROWS, batch_size=256, rules="linear", facts=facts).warnings
+        assert ("the batch grows to 1024, beyond the noise scale there, 300 [0, inf]: " in str(doubts)) is doubted
 
 
 @pytest.mark.parametrize("name", ["noise_scale", "critical_batch_size", "top_eigenvalue"])

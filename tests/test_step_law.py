@@ -104,8 +104,9 @@ def test_a_faulty_table_is_told_in_one_line(tmp_path: Path, text: str, message: 
     assert re.search(message, done.stderr)
 
 
-def shown(found: dict[str, float]) -> str:
-    return re.sub(r"(?<!\d)0\.", ".", "{mean:.4f} [{low:.4f}, {high:.4f}]".format(**found))
+def shown(found: dict[str, float], digits: int = 4) -> str:
+    mean, low, high = (f"{found[name]:.{digits}f}" for name in ("mean", "low", "high"))
+    return re.sub(r"(?<!\d)0\.", ".", f"{mean} [{low}, {high}]")
 
 
 def test_the_docs_and_the_library_say_what_the_kept_result_says() -> None:
@@ -117,6 +118,11 @@ def test_the_docs_and_the_library_say_what_the_kept_result_says() -> None:
         assert f"| {name} | {shown(row['regret'])} | {100 * row['coverage']['mean']:.1f} % |" in page, name
     for known, doubt in kept["doubts"].items():
         assert DOUBTS[known]._asdict() == {name: round(value, 2) for name, value in doubt.items()}
+    by_distance = kept["sqrt_by_distance"]
+    for name in (key.removeprefix("up, ") for key in by_distance if key.startswith("up")):
+        up, down = by_distance[f"up, {name}"], by_distance[f"down, {name}"]
+        sides = [each for side in (up, down) for each in (shown(side["regret"]), shown(side["carried_over_best"], 2))]
+        assert f"| {name} | {' | '.join(sides)} |" in page, name
     law = kept["law_of_all"]["bend 4"]
     for tokens, parameters in ((2e10, 4e8), (4e9, 2e8), (1e11, 1e9)):
         knee = math.exp(law["c"]) * (tokens / 2e10) ** law["d"] * (parameters / 4e8) ** law["n"]

@@ -1,10 +1,13 @@
 """From which batch size on do more examples per step stop buying fewer steps? A fit to runs that reach one loss.
 
-McCandlish et al. (2018, arXiv 1812.06162, equation 2.7): to reach a loss takes S steps and E = B S examples with
+To reach a loss takes S steps and E = B S examples with
 
-    (S/S_min - 1)(E/E_min - 1) = 1,  so  S = S_min (1 + B_crit/B),  B_crit = E_min/S_min.
+    (S/S_min)^-p + (E/E_min)^-p = 1,  so  S = S_min (1 + (B_crit/B)^p)^(1/p),  B_crit = E_min/S_min.
 
-At B_crit both are twice their least. SciPy is imported where it is first called: it takes longer to load than the rest.
+Whatever the bend p, S_min is what S falls to as B grows and E_min what E falls to as B shrinks; at B_crit both are
+2^(1/p) times their least. p = 1 is the hyperbola of McCandlish et al. (2018, arXiv 1812.06162, equation 2.7); the
+price of a transfer has `BEND` (`rebatch.bend`). SciPy is imported where it is first called: it takes longer to load
+than the rest.
 """
 
 import math
@@ -14,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rebatch.bend import BEND, HYPERBOLA, ramp, ramps
 from rebatch.interval import Interval
 
 Array = NDArray[np.float64]
@@ -24,9 +28,10 @@ GRID = 2_000
 
 
 class CriticalBatchSize(msgspec.Struct, frozen=True):
-    """The fitted hyperbola, each number with a 95 % interval; a bound is 0 or inf where the runs leave it open.
+    """The fitted curve, each number with a 95 % interval; a bound is 0 or inf where the runs leave it open.
 
-    `scatter` is the standard deviation of ln S around the fit, `runs` how many runs it stands on.
+    `scatter` is the standard deviation of ln S around the fit, `runs` how many runs it stands on, `bend` the p that was
+    taken for granted.
     """
 
     batch_size: Interval
@@ -34,20 +39,35 @@ class CriticalBatchSize(msgspec.Struct, frozen=True):
     least_examples: Interval
     scatter: float
     runs: int
+    bend: float
 
     def steps(self, batch_size: float) -> float:
         """Steps to the same loss at another batch size.
 
         >>> exact = Interval(0.0, 0.0, 0.0)
-        >>> fit = CriticalBatchSize(Interval(100.0, 90.0, 110.0), Interval(50.0, 48.0, 52.0), exact, 0.0, 4)
+        >>> found = Interval(100.0, 90.0, 110.0), Interval(50.0, 48.0, 52.0), exact
+        >>> fit = CriticalBatchSize(*found, scatter=0.0, runs=4, bend=1.0)
         >>> fit.steps(100), fit.steps(1e9) < 50.1
         (100.0, True)
         """
-        return self.least_steps.estimate * (1.0 + self.batch_size.estimate / batch_size)
+        return self.least_steps.estimate * math.exp(ramp(math.log(self.batch_size.estimate / batch_size), self.bend))
 
     def examples(self, batch_size: float) -> float:
         """Examples to the same loss at another batch size."""
         return batch_size * self.steps(batch_size)
+
+    @property
+    def curve(self) -> str:
+        """The formula with its numbers.
+
+        >>> exact = Interval(100.0, 90.0, 110.0)
+        >>> CriticalBatchSize(exact, exact, exact, scatter=0.0, runs=4, bend=1.4).curve
+        '100 (1 + (100/batch size)^1.4)^(1/1.4)'
+        """
+        least, critical = self.least_steps.estimate, self.batch_size.estimate
+        if self.bend == HYPERBOLA:
+            return f"{least:.3g} (1 + {critical:.3g}/batch size)"
+        return f"{least:.3g} (1 + ({critical:.3g}/batch size)^{self.bend:g})^(1/{self.bend:g})"
 
     def __str__(self) -> str:
         low, high = self.batch_size.low, self.batch_size.high
@@ -62,9 +82,9 @@ class CriticalBatchSize(msgspec.Struct, frozen=True):
 
 
 def fit_critical_batch_size(
-    batch_sizes: Sequence[float], steps: Sequence[float], level: float = 0.95
+    batch_sizes: Sequence[float], steps: Sequence[float], *, bend: float = BEND, level: float = 0.95
 ) -> CriticalBatchSize:
-    """Least squares of ln S = ln S_min + ln(1 + B_crit/B), so that every run counts by its relative error.
+    """Least squares of ln S = ln S_min + ln(1 + (B_crit/B)^p)/p, so that every run counts by its relative error.
 
     For each B_crit the best S_min is a mean, so only B_crit is searched. Each interval holds the values that some pair
     (S_min, B_crit) has whose residuals an F test cannot tell from the best pair's (profile likelihood).
@@ -72,6 +92,7 @@ def fit_critical_batch_size(
     Args:
         batch_sizes: B of each run, shape (R,); runs of one batch size differ by seed.
         steps: S of each run, shape (R,).
+        bend: p, which four batch sizes do not tell: that of the price, or `HYPERBOLA`.
 
     Raises:
         ValueError: fewer than three runs, or a single batch size.
@@ -79,7 +100,7 @@ def fit_critical_batch_size(
     from scipy.stats import f as f_distribution
 
     b, s = _runs(batch_sizes, steps)
-    grid, bends = _grid(b)
+    grid, bends = _grid(b, bend)
     residuals = s - bends
     log_least = residuals.mean(axis=1)
     rss = ((residuals - log_least[:, None]) ** 2).sum(axis=1)
@@ -100,8 +121,9 @@ def fit_critical_batch_size(
             0.0 if ends[0] else float((np.exp(low) * inside).min()),
             float((np.exp(high) * inside).max()),
         ),
-        math.sqrt(rss[best] / freedom),
-        len(b),
+        scatter=math.sqrt(rss[best] / freedom),
+        runs=len(b),
+        bend=bend,
     )
 
 
@@ -143,15 +165,21 @@ def climb(cost: Callable[[int], float], *, most: int) -> int:
 
 
 def drawn_steps(
-    batch_sizes: Sequence[float], steps: Sequence[float], at: Sequence[float], *, draws: int, seed: int
+    batch_sizes: Sequence[float],
+    steps: Sequence[float],
+    at: Sequence[float],
+    *,
+    draws: int,
+    seed: int,
+    bend: float = BEND,
 ) -> Array:
     """Steps at the batch sizes `at`, shape (draws, len(at)), as far as the runs leave them open: parametric bootstrap.
 
     Each draw is a fit to steps that scatter around the best fit as the runs do.
     """
     b, _ = _runs(batch_sizes, steps)
-    fit = fit_critical_batch_size(batch_sizes, steps)
-    grid, bends = _grid(b)
+    fit = fit_critical_batch_size(batch_sizes, steps, bend=bend)
+    grid, bends = _grid(b, bend)
     center = np.log([fit.steps(size) for size in b])
     drawn = center + fit.scatter * np.random.default_rng(seed).standard_normal((draws, len(b)))
     # The sum of squares around the mean of (drawn - bends), for all draws and grid points at once.
@@ -159,7 +187,8 @@ def drawn_steps(
     rss = (own**2).sum(axis=1) - 2.0 * (drawn - drawn.mean(axis=1, keepdims=True)) @ own.T
     best = rss.argmin(axis=1)
     log_least = (drawn - bends[best]).mean(axis=1)
-    return np.asarray(np.exp(log_least[:, None]) * (1.0 + grid[best][:, None] / np.asarray(at, dtype=np.float64)))
+    there = ramps(np.log(grid[best])[:, None] - np.log(np.asarray(at, dtype=np.float64)), bend)
+    return np.asarray(np.exp(log_least[:, None] + there))
 
 
 def _runs(batch_sizes: Sequence[float], steps: Sequence[float]) -> tuple[Array, Array]:
@@ -173,7 +202,7 @@ def _runs(batch_sizes: Sequence[float], steps: Sequence[float]) -> tuple[Array, 
     return b, s
 
 
-def _grid(b: Array) -> tuple[Array, Array]:
-    """Values of B_crit to try, (G,), and ln(1 + B_crit/B) of each run, (G, R)."""
+def _grid(b: Array, bend: float) -> tuple[Array, Array]:
+    """Values of B_crit to try, (G,), and ln(1 + (B_crit/B)^p)/p of each run, (G, R)."""
     grid = np.geomspace(b.min() / BEYOND, b.max() * BEYOND, GRID)
-    return grid, np.log1p(grid[:, None] / b)
+    return grid, ramps(np.log(grid)[:, None] - np.log(b), bend)

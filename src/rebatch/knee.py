@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from rebatch.bend import ramp
 from rebatch.errors import RequestError
 from rebatch.fields import require_types, show_value
 from rebatch.interval import Interval
@@ -63,7 +64,7 @@ class Knee(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if math.isinf(self.batch_size):
             return self.exponent * math.log(batch_size)
         below = math.log(self.batch_size) - math.log(batch_size)  # the quotient could overflow
-        return -self.exponent * _ramp(below, self.bend)
+        return -self.exponent * ramp(below, self.bend)
 
 
 class Doubt(NamedTuple):
@@ -154,13 +155,6 @@ def language_model_knee(tokens: float, parameters: float | None = None) -> Knee:
     _require(0 < parameters < math.inf, "parameters", "positive and finite", parameters)
     knee = 3.3e5 * (tokens / 2e10) ** 0.67 * (parameters / 4e8) ** -0.455
     return Knee(batch_size=knee, exponent=0.85, bend=4.0)
-
-
-def _ramp(x: float, p: float) -> float:
-    """ln(1 + e^(p x)) / p without overflow: x far above 0, nothing far below."""
-    if math.isinf(p):
-        return max(0.0, x)
-    return max(0.0, x) + math.log1p(math.exp(-abs(p * x))) / p
 
 
 def _require(holds: bool, name: str, limit: str, value: object) -> None:

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rebatch.bend import ramps
 from rebatch.errors import RequestError
 from rebatch.interval import Interval
 from rebatch.knee import Knee
@@ -190,7 +191,7 @@ class _Surface(msgspec.Struct, frozen=True, kw_only=True):
         typical = max(float(np.median(errors)), 1e-9)
         weights = np.maximum(errors, typical) ** -2
         log_knees = np.linspace(b.min() - math.log(BEYOND), b.max() + math.log(BEYOND), KNEES)
-        rests = y + exponents[None, :, None] * _ramps(log_knees[:, None] - b, shape.bend)[:, None, :]
+        rests = y + exponents[None, :, None] * ramps(log_knees[:, None] - b, shape.bend)[:, None, :]
         heights = rests @ weights / weights.sum()
         rss = ((rests - heights[..., None]) ** 2) @ weights
         seen = len(rates) - fewest + 1
@@ -210,7 +211,7 @@ class _Surface(msgspec.Struct, frozen=True, kw_only=True):
 
     def at(self, batch_size: float) -> Array:
         """ln rate over its height at a batch size, for each pair."""
-        return -self.exponents[None, :] * _ramps(self.log_knees - math.log(batch_size), self.bend)[:, None]
+        return -self.exponents[None, :] * ramps(self.log_knees - math.log(batch_size), self.bend)[:, None]
 
 
 def _ends(grid: Array, accepted: NDArray[np.bool_], open_ends: tuple[float, float]) -> tuple[float, float]:
@@ -219,11 +220,6 @@ def _ends(grid: Array, accepted: NDArray[np.bool_], open_ends: tuple[float, floa
     low = float(grid[inside[0] - 1]) if inside[0] > 0 else open_ends[0]
     high = float(grid[inside[-1] + 1]) if inside[-1] < len(grid) - 1 else open_ends[1]
     return low, high
-
-
-def _ramps(x: Array, p: float) -> Array:
-    """ln(1 + e^(p x)) / p."""
-    return np.maximum(0.0, x) if math.isinf(p) else np.logaddexp(0.0, p * x) / p
 
 
 def _threshold(freedom: int, level: float) -> float:

@@ -1,15 +1,22 @@
 """What a transferred recipe costs against the one it came from: steps, examples, epochs."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from rebatch.batching import examples_seen, total_steps
+from rebatch.bend import BEND
 from rebatch.interval import Interval
 from rebatch.knee import Knee
 from rebatch.recipe import Epochs, Examples, Recipe, Steps
+
+Value = TypeVar("Value")
+# From which share of a run's examples on it has which batch size.
+Sizes = Sequence[tuple[float, float]]
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -36,10 +43,13 @@ class Expected(msgspec.Struct, frozen=True):
     examples_factor: Interval
 
 
-# How sharply steps to a loss bend from falling as 1/B to a floor: S ~ (1 + (B_c/B)^p)^(1/p). The hyperbola of
-# McCandlish et al. (2018) is p = 1; on the exact quadratic model, each batch size at its best constant rate, it is off
-# by up to 25 % near B_c, and p = 1.4 by 8 %, with momentum and without (`tests/test_price.py`).
-BEND = 1.4
+class Stage(NamedTuple):
+    """A share of a run's examples: its batch size, the new one, and the critical batch size there."""
+
+    share: float
+    batch_size: float
+    new: float
+    critical: Interval
 
 
 def expected(batch_size: int, new: int, critical: Interval) -> Expected:
@@ -52,10 +62,35 @@ def expected(batch_size: int, new: int, critical: Interval) -> Expected:
     >>> round(expected(100, 400, known).examples_factor.estimate, 3)
     1.673
     """
-    factors = [examples_factor(batch_size, new, each) for each in (critical.estimate, critical.low, critical.high)]
-    examples = Interval(factors[0], min(factors), max(factors))
-    kappa = new / batch_size
-    return Expected(Interval(*(each / kappa for each in msgspec.structs.astuple(examples))), examples)
+    return expected_along([Stage(1.0, batch_size, new, critical)])
+
+
+def expected_along(run: Sequence[Stage]) -> Expected:
+    """The same of a run whose critical batch size drifts, or whose batch grows.
+
+    Each stage makes the same progress with its own factor on examples, so that with shares w_i of the examples, which
+    add up to 1, and batch sizes B_i before and B_i' after
+
+        E'/E = sum_i w_i (E'/E)_i,    S'/S = sum_i (w_i/B_i') (E'/E)_i / sum_i w_i/B_i.
+
+    Bounds are those of all stages at once: too wide rather than too narrow where stages err apart.
+    """
+    shares = [stage.share for stage in run]
+    before = math.fsum(stage.share / stage.batch_size for stage in run)
+    return Expected(
+        _sum_of_factors([stage.share / (stage.new * before) for stage in run], run), _sum_of_factors(shares, run)
+    )
+
+
+def _sum_of_factors(weights: Sequence[float], run: Sequence[Stage]) -> Interval:
+    """Of the stages' factors on examples."""
+
+    def total(end: str) -> float:
+        factors = (examples_factor(stage.batch_size, stage.new, getattr(stage.critical, end)) for stage in run)
+        return math.fsum(weight * factor for weight, factor in zip(weights, factors, strict=True))
+
+    estimate, *bounds = (total(end) for end in ("estimate", "low", "high"))
+    return Interval(estimate, min(estimate, *bounds), max(estimate, *bounds))
 
 
 def examples_factor(batch_size: float, new: float, critical: float) -> float:
@@ -73,12 +108,34 @@ def steps_worth(critical: float) -> Knee:
     return Knee(batch_size=critical, exponent=1.0, bend=BEND)
 
 
-def mean_examples_factor(batch_size: float, new: float, critical: Sequence[float]) -> float:
-    """E'/E of a run whose critical batch size drifts, given at equal shares of its steps.
+def stages(before: Sizes, after: Sizes, course: Sequence[tuple[float, Interval]]) -> list[Stage]:
+    """A run, cut where either batch size changes and where the critical batch size does.
 
-    Each share makes the same progress in S'/S of its own steps: the mean of the shares' factors.
+    Args:
+        course: shares of the run's examples, which add up to 1, with the critical batch size in each.
+
+    >>> found = stages([(0.0, 8)], [(0.0, 8), (0.5, 32)], [(0.75, Interval(9, 9, 9)), (0.25, Interval(5, 5, 5))])
+    >>> [(stage.share, stage.new, stage.critical.estimate) for stage in found]
+    [(0.5, 8, 9), (0.25, 32, 9), (0.25, 32, 5)]
     """
-    return math.fsum(examples_factor(batch_size, new, each) for each in critical) / len(critical)
+    starts = [0.0, *accumulate(share for share, _ in course)][:-1]
+    critical = [(start, each) for start, (_, each) in zip(starts, course, strict=True)]
+    cuts = sorted({*starts, *(start for start, _ in (*before, *after)), 1.0})
+    return [
+        Stage(stop - start, _at(start, before), _at(start, after), _at(start, critical))
+        for start, stop in pairwise(cuts)
+    ]
+
+
+def sizes(recipe: Recipe) -> list[tuple[float, float]]:
+    """From which progress on a run has which batch size."""
+    starts = [0.0, *(start for start, _ in recipe.batch_schedule)]
+    return list(zip(starts, map(float, recipe.batch_sizes), strict=True))
+
+
+def _at(progress: float, values: Sequence[tuple[float, Value]]) -> Value:
+    """The last value that starts by then."""
+    return values[bisect_right(values, progress, key=lambda each: each[0]) - 1][1]
 
 
 def cost(recipe: Recipe, examples: int) -> Cost:

@@ -11,10 +11,11 @@ from rebatch.batching import steps_per_epoch
 from rebatch.errors import RequestError, did_you_mean
 from rebatch.fields import show_value, typed
 from rebatch.interval import Interval
-from rebatch.price import Expected, Price, expected, price
+from rebatch.price import Expected, Price, price
 from rebatch.recipe import Recipe, Steps
 from rebatch.recipe_file import to_table
 from rebatch.reduction import SCALED_FIELDS, with_gradient_times
+from rebatch.rules.doubts import run_doubts, run_notes
 from rebatch.rules.move import Facts, Move, Rule
 from rebatch.rules.table import DEFAULT_RULES, PRESETS, RULES
 
@@ -38,8 +39,8 @@ class Transfer(msgspec.Struct, frozen=True):
     """The outcome of `transfer`: `warnings` doubt it, `notes` say where it started.
 
     `price` is what the new recipe takes, `expected` what the same loss would take, None where neither the critical
-    batch size nor the noise scale is known. `lr` is the new learning rate with bounds of 90 % for the best one, None
-    where nobody knows.
+    batch size nor the noise scale is known, or where the loss itself is another. `lr` is the new learning rate with
+    bounds of 90 % for the best one, None where nobody knows.
     """
 
     recipe: Recipe
@@ -85,6 +86,7 @@ def transfer(
     move = Move(tuned, typed(batch_size, int, "batch_size"), typed(examples, int | None, "examples"), facts)
     _require_fits(move)
     notes, ignored = _start(recipe, chosen, move)
+    notes += tuple(run_notes(move))
     if move.batch_size == tuned.batch_size:
         return Transfer(tuned, 1.0, _names(chosen), (), ignored, price(tuned, tuned, move.examples), notes)
     resized, moved = _with_batch_size(tuned, move.batch_size), _before_rules(move)
@@ -95,16 +97,16 @@ def transfer(
         _refuse_undeclared(rule, before, moved)
         if moved != before:
             changes += differences(before, moved, rule.name, rule.why(move), rule.evidence_for(tuned), rule.source)
-    doubts = dict.fromkeys([*ignored, *(doubt for rule in chosen for doubt in rule.doubts(moved, move))])
+    doubts = [*ignored, *run_doubts(moved, move), *(doubt for rule in chosen for doubt in rule.doubts(moved, move))]
     return Transfer(
         moved.replace(tuned=tuned),
         move.kappa,
         _names(chosen),
         tuple(changes),
-        tuple(doubts),
+        tuple(dict.fromkeys(doubts)),
         price(tuned, moved, move.examples),
         notes,
-        None if facts.critical is None else expected(tuned.batch_size, move.batch_size, facts.critical),
+        move.expected,
         next((bounds for rule in chosen if (bounds := rule.bounds(moved, move)) is not None), None),
     )
 

@@ -1,6 +1,7 @@
 """`rebatch measure` as its user meets it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -90,8 +91,9 @@ def test_the_critical_batch_size_is_printed_beside_the_noise_scale(
     assert lines[0].startswith("branches start at step 26, validation loss ")
     assert [line.split()[0] for line in lines[2:4]] == ["16", "64"]
     assert lines[4].startswith("critical batch size  ")
+    assert re.match(r"  fitted: steps = \S+ \(1 \+ \(\S+/batch size\)\^1\.4\)\^\(1/1\.4\), runs scatter by ", lines[5])
     assert lines[-1].startswith("noise scale          ")
     assert run([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found["branches"]) == 4
-    assert found["fit"]["runs"] == 4
+    assert (found["fit"]["runs"], found["fit"]["bend"]) == (4, 1.4)

@@ -11,8 +11,10 @@ from rebatch.cli.main import run
 from rebatch.errors import RequestError
 from rebatch.execution import Execution
 from rebatch.knee import Knee, language_model_knee
+from rebatch.price import examples_factor
 from rebatch.recipe import AdamW, Epochs, Recipe, Sgd, Steps
 from rebatch.recipe_file import write_recipe
+from rebatch.schedule import MultiStep
 from rebatch.study.plan import Arm, Design, Plan, Study, make_plan
 from rebatch.study.store import Result, Store
 from rebatch.study.sweep_store import stored_sweep
@@ -213,3 +215,21 @@ def test_a_knee_that_is_told_is_the_curve_that_a_sweep_or_a_law_would_give(
 def test_runs_with_ghosts_and_without_are_two_sweeps(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="holds 2 sweeps"):
         stored_sweep(sweep_store(tmp_path / "store", ghosts=(None, 16)))
+
+
+def test_a_batch_told_to_grow_too_far_and_a_contrastive_loss_are_doubted(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "falls.toml"
+    falls = MultiStep(milestones=(0.5, 0.75), factor=0.25)
+    write_recipe(Recipe(batch_size=64, optimizer=Sgd(lr=0.1), budget=Epochs(8), schedule=falls), path)
+    options = ["--batch-size", "64", "--critical-batch-size", "512", "--grow-to"]
+    document, _ = moved(capsys, path, *options, "512")
+    assert document["warnings"] == []
+    factor = 0.5 + 0.25 * examples_factor(64, 256, 512.0) + 0.25 * examples_factor(64, 512, 512.0)
+    assert document["expected"]["examples_factor"]["estimate"] == pytest.approx(factor)  # type: ignore[index]
+    document, _ = moved(capsys, path, *options, "1024")
+    assert "the batch grows to 1024, beyond the critical batch size there, 512" in str(document["warnings"])
+    document, _ = moved(capsys, recipe, "--batch-size", "128", "--contrastive", "--noise-scale", "300")
+    assert "a contrastive loss takes its negatives from the batch" in str(document["warnings"])
+    assert document["expected"] is None

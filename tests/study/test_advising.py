@@ -84,8 +84,8 @@ def test_advice_as_one_json_document(tiny: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_small_batch_that_takes_many_steps_is_counted_with_all_of_them() -> None:
-    """S = 50 (1 + 100/B): a look from close by must not cut them at the patience of today's batch size."""
-    law = {size: 50 * (1 + 100 / size) for size in (4, 8, 16, 64)}
+    """S = 50 (1 + (100/B)^1.4)^(1/1.4): a look from close by must not cut them at the patience of today's size."""
+    law = {size: 50 * (1 + (100 / size) ** 1.4) ** (1 / 1.4) for size in (4, 8, 16, 64)}
     branches = tuple(Branch(size, 0.1, seed, steps) for size, steps in law.items() for seed in range(3))
     fit = fit_critical_batch_size([each.batch_size for each in branches], [each.steps for each in branches])
     again = tuple(Branch(8, 0.1, seed, law[8]) for seed in range(9))

@@ -63,9 +63,6 @@ def _lines(found: "MeasuredCriticalBatch") -> list[str]:
     fit = found.fit
     lines.append(f"critical batch size  {fit if fit is not None else 'no fit: too few branches reached the loss'}")
     if fit is not None:
-        lines.append(
-            f"  steps = {fit.least_steps.estimate:.3g} (1 + {fit.batch_size.estimate:.3g}/batch size), runs scatter by "
-            f"{100 * fit.scatter:.0f} %"
-        )
+        lines.append(f"  fitted: steps = {fit.curve}, runs scatter by {100 * fit.scatter:.0f} %")
     lines.append(f"noise scale          {found.noise_scale_in_words}")
     return lines

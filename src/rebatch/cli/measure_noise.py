@@ -23,12 +23,16 @@ def noise_scale(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Train with the recipe and print tr(Sigma)/|G|^2 on the way, with 95 % intervals."""
+    """Train with the recipe and print tr(Sigma)/|G|^2 on the way, with 95 % intervals.
+
+    What --json writes is what `rebatch transfer --noise-scale-from` reads.
+    """
     import msgspec
 
     from rebatch.cli.measuring import chosen_run
     from rebatch.cli.output import say, write_json
     from rebatch.errors import RequestError
+    from rebatch.recipe_file import to_table
     from rebatch.study.noise_along import noise_scale_along
 
     if norm not in ("euclidean", "adam"):
@@ -45,4 +49,5 @@ def noise_scale(
             say(f"{look.step:>8,} {look.examples:>10,} {look.train_loss:>10.4g}  {look.noise_scale or 'too few steps'}")
     if json:
         looked = [msgspec.to_builtins(look) for look in found]
-        write_json(msgspec.json.encode({"task": run.name, "seed": seed, "norm": norm, "looks": looked}))
+        about = {"task": run.name, "seed": seed, "norm": norm, "recipe": to_table(run.recipe)}
+        write_json(msgspec.json.encode({**about, "looks": looked}))

@@ -10,16 +10,15 @@ import typer
 from rebatch.batch_growth import grow_batch
 from rebatch.cli.options import DataDir, Json
 from rebatch.cli.recipe import refuse_folder, write_to
-from rebatch.errors import RequestError
+from rebatch.cli.transfer_facts import fitted, known_course, known_examples, known_knee, reduced, tokens_in_example
 from rebatch.interval import Interval
-from rebatch.knee import Knee, Known, adam_knee, gain_knee, language_model_knee
-from rebatch.price import price
-from rebatch.recipe import Recipe, Sgd
+from rebatch.price import expected_along, price, sizes
+from rebatch.recipe import Sgd
 from rebatch.recipe_file import dumps_recipe, read_recipe, to_table
-from rebatch.reduction import with_loss_reduction
-from rebatch.rules.move import Facts
+from rebatch.rules.doubts import run_doubts
+from rebatch.rules.move import Facts, Move
 from rebatch.rules.table import DEFAULT_RULES, PRESETS
-from rebatch.tasks import Task, find_task
+from rebatch.tasks import find_task
 from rebatch.transfer import Transfer, differences
 from rebatch.transfer import transfer as move
 
@@ -42,6 +41,13 @@ def transfer(
     examples: Annotated[int | None, typer.Option("--examples", help="Number of training examples.", min=1)] = None,
     noise_scale: Annotated[
         float | None, typer.Option("--noise-scale", help="tr(Sigma)/|G|^2 in examples; rebatch measure noise-scale.")
+    ] = None,
+    noise_scale_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--noise-scale-from",
+            help="Its course along this recipe's run: the file that rebatch measure noise-scale --json wrote.",
+        ),
     ] = None,
     critical_batch_size: Annotated[
         float | None,
@@ -75,6 +81,9 @@ def transfer(
     top_eigenvalue: Annotated[
         float | None, typer.Option("--top-eigenvalue", help="Of the mean loss; rebatch measure limits.")
     ] = None,
+    contrastive: Annotated[
+        bool, typer.Option("--contrastive", help="The loss is one over pairs of a batch's examples.")
+    ] = False,
     grow_to: Annotated[
         int | None,
         typer.Option("--grow-to", help="Let the batch grow, up to this, in place of the learning rate's decay."),
@@ -86,25 +95,28 @@ def transfer(
     """Move a recipe to another batch size: what changes, by which rule and why, and what it costs."""
     chosen = [name for item in rules or [] for name in item.split(",")] or list(DEFAULT_RULES)
     refuse_folder(output)
-    tuned = _reduced(read_recipe(recipe), loss_reduction)
-    fit = None if from_sweep is None else _fitted(from_sweep, tuned)
+    given = read_recipe(recipe)
+    tuned = reduced(given, loss_reduction)
+    fit = None if from_sweep is None else fitted(from_sweep, tuned)
     found = None if task is None else find_task(task)
-    length = _tokens_per_example(found, tokens_per_example)
-    curve, known = _knee(tuned, knee, fit, tokens, parameters, length)
+    length = tokens_in_example(found, tokens_per_example)
+    curve, known = known_knee(tuned, knee, fit, tokens, parameters, length)
     facts = Facts(
         noise_scale=noise_scale,
+        noise_course=known_course(noise_scale_from, noise_scale, given, found),
         critical_batch_size=critical_batch_size,
         knee=curve,
         knee_from=known,
         top_eigenvalue=top_eigenvalue,
+        contrastive=contrastive,
     )
-    known_examples = _examples(found, examples, data_dir)
-    result = move(tuned, batch_size=batch_size, rules=chosen, examples=known_examples, facts=facts)
+    size = known_examples(found, examples, data_dir)
+    result = move(tuned, batch_size=batch_size, rules=chosen, examples=size, facts=facts)
     rates = {} if fit is None else _swept_rates(result, fit)
     if fit is not None:
         result = _with_sweep(result, fit, rates)
     if grow_to is not None:
-        result = _grown(result, grow_to, known_examples)
+        result = _grown(result, grow_to, size, facts)
     if output is not None:
         write_to(result.recipe, output)
     if json:
@@ -142,72 +154,32 @@ def _with_sweep(result: Transfer, fit: "KneeFit", rates: dict[int, Interval]) ->
     return msgspec.structs.replace(result, lr=best, warnings=tuple(doubts))
 
 
-def _grown(result: Transfer, most: int, examples: int | None) -> Transfer:
+def _grown(result: Transfer, most: int, examples: int | None, facts: Facts) -> Transfer:
     """The transferred recipe with a growing batch: a recipe of its own, which remembers nothing."""
     grown = grow_batch(result.recipe, most=most)
     note = (
         f"the batch grows from {grown.batch_size} to {max(grown.batch_sizes)} where the learning rate fell: fewer steps"
     )
-    cost = price(result.recipe.tuned or result.recipe, grown, examples)
+    tuned = result.recipe.tuned or result.recipe
+    cost = price(tuned, grown, examples)
     why = "a batch that grows by 1/a keeps the noise as a rate that falls by a does, in fewer steps"
     changes = (*result.changes, *differences(result.recipe, grown, "grow_batch", why))
-    doubts = list(result.warnings)
+    moved = Move(tuned, grown.batch_size, examples, facts)
+    stages = moved.stages(sizes(grown))
+    doubts = [*result.warnings, *run_doubts(grown, moved)]
     if not isinstance(grown.optimizer, Sgd):
         doubts.append(
             "weight decay and the moments' decay stay per step while the batch grows: per example they are ever less"
         )
     return msgspec.structs.replace(
-        result, recipe=grown, changes=changes, notes=(*result.notes, note), warnings=tuple(doubts), price=cost
+        result,
+        recipe=grown,
+        changes=changes,
+        notes=(*result.notes, note),
+        warnings=tuple(dict.fromkeys(doubts)),
+        price=cost,
+        expected=expected_along(stages) if stages else None,
     )
-
-
-def _tokens_per_example(task: Task | None, given: int | None) -> int:
-    """What the batch sizes count, in tokens: sequences of a language model, else examples of one token."""
-    if task is None:
-        return given or 1
-    if given not in (None, task.tokens_per_example):
-        raise RequestError(
-            f"--tokens-per-example is {given}, and an example of {task.name} has {task.tokens_per_example} tokens; "
-            "leave it out"
-        )
-    return task.tokens_per_example
-
-
-def _knee(
-    tuned: Recipe,
-    knee: float | None,
-    fit: "KneeFit | None",
-    tokens: float | None,
-    parameters: float | None,
-    length: int,
-) -> tuple[Knee | None, Known]:
-    """The knee that the options give, in examples of `length` tokens, and where it is from."""
-    sgd = isinstance(tuned.optimizer, Sgd)
-    if sum(each is not None for each in (knee, fit, tokens)) > 1:
-        raise RequestError("--knee, --from-sweep and --tokens each give the knee; use one of them")
-    if parameters is not None and tokens is None:
-        raise RequestError("--parameters goes with --tokens: the law of a language model's knee has both")
-    if fit is not None:
-        return fit.knee, "sweep"
-    if tokens is not None and sgd:
-        raise RequestError("--tokens is a law of AdamW's knee, and optimizer.type is 'sgd'; give --noise-scale")
-    if tokens is not None:
-        in_tokens = language_model_knee(tokens, parameters)
-        return msgspec.structs.replace(in_tokens, batch_size=in_tokens.batch_size / length), "law"
-    if knee is None:
-        return None, "law"
-    return (gain_knee(knee) if sgd else adam_knee(knee)), "law"
-
-
-def _fitted(path: Path, tuned: Recipe) -> "KneeFit":
-    """The knee of a table's runs, or of a store's."""
-    from rebatch.knee_fit import SHAPES, fit_knee
-    from rebatch.study.store import Store
-    from rebatch.study.sweep_store import stored_sweep
-    from rebatch.sweeps import read_sweep
-
-    sweep = stored_sweep(Store(path)) if path.is_dir() else read_sweep(path)
-    return fit_knee(sweep, SHAPES["sgd" if isinstance(tuned.optimizer, Sgd) else "adamw"])
 
 
 def _print_sweep(fit: "KneeFit", rates: dict[int, Interval]) -> None:
@@ -217,31 +189,6 @@ def _print_sweep(fit: "KneeFit", rates: dict[int, Interval]) -> None:
     for size, rate in rates.items():
         bounds = f"90 %: {rate.low:.4g} to {rate.high:.4g}"
         note(f"best rate by the sweep at batch size {size}: {rate.estimate:.4g} ({bounds})")
-
-
-def _reduced(recipe: Recipe, reduction: str | None) -> Recipe:
-    match reduction:
-        case None:
-            return recipe
-        case "sum" | "mean":
-            return with_loss_reduction(recipe, reduction)
-        case _:
-            raise RequestError(f"--loss-reduction must be sum or mean, got {reduction!r}")
-
-
-def _examples(task: Task | None, examples: int | None, data_dir: Path | None) -> int | None:
-    """N; without it, and with a note, where the task's data are the user's and not there."""
-    from rebatch.cli.output import note
-
-    if task is None:
-        return examples
-    if examples is not None:
-        raise RequestError("--task and --examples both give the number of examples; use one of them")
-    try:
-        return task.sized(data_dir).train
-    except RequestError as error:
-        note(f"the number of examples is not known: {error}")
-        return None
 
 
 def _print(result: Transfer, output: Path | None, length: int) -> None:

@@ -7,7 +7,7 @@ import msgspec
 
 from rebatch.batching import total_steps
 from rebatch.errors import RequestError
-from rebatch.price import steps_worth
+from rebatch.price import Expected
 from rebatch.recipe import AdamW, Epochs, Examples, Lamb, Muon, Recipe, Steps
 from rebatch.rules.move import Move
 from rebatch.schedule import Constant
@@ -46,10 +46,10 @@ def same_loss(recipe: Recipe, move: Move) -> Recipe:
     """
     if move.kappa == 1:
         return recipe
-    worth = steps_worth(_require_critical(move)).factor(move.tuned.batch_size, move.batch_size)
+    taken = _require_expected(move)
     if isinstance(move.tuned.budget, Steps):
-        return recipe.replace(budget=Steps(max(1, round(move.tuned.budget.steps / worth))))
-    return with_examples_times(recipe, move.kappa / worth)
+        return recipe.replace(budget=Steps(max(1, round(move.tuned.budget.steps * taken.steps_factor.estimate))))
+    return with_examples_times(recipe, taken.examples_factor.estimate)
 
 
 def with_examples_times(recipe: Recipe, factor: float) -> Recipe:
@@ -65,11 +65,13 @@ def with_examples_times(recipe: Recipe, factor: float) -> Recipe:
 
 def same_loss_why(move: Move) -> str:
     """Of `same_loss`."""
-    critical = _require_critical(move)
-    worth = steps_worth(critical).factor(move.tuned.batch_size, move.batch_size)
+    taken, critical = _require_expected(move), move.facts.critical_course
+    assert critical is not None
+    at = f"at a critical batch size of {critical[0][1].estimate:g}"
+    along = at if len(critical) == 1 else f"by the noise scale in {len(critical)} windows of the run"
     return (
-        f"a step is worth {worth:.4g} of the old ones at a critical batch size of {critical:g}: x "
-        f"{move.kappa / worth:.4g} the examples for the same loss"
+        f"a step is worth {1.0 / taken.steps_factor.estimate:.4g} of the old ones {along}: x "
+        f"{taken.examples_factor.estimate:.4g} the examples for the same loss"
     )
 
 
@@ -159,12 +161,15 @@ def _with_warmup(recipe: Recipe, warmup: float) -> Recipe:
     return recipe.replace(schedule=msgspec.structs.replace(recipe.schedule, warmup=warmup))
 
 
-def _require_critical(move: Move) -> float:
-    critical = move.facts.critical
-    if critical is None:
+def _require_expected(move: Move) -> Expected:
+    if move.facts.contrastive:
+        raise RequestError(
+            "same_loss has no meaning for a contrastive loss, which is another at another batch size; take same_epochs"
+        )
+    if move.expected is None:
         raise RequestError(
             "same_loss needs the critical batch size or the noise scale; measure one (rebatch measure "
             "critical-batch-size) and give --critical-batch-size B (in Python: facts=Facts(critical_batch_size=B)), or "
             "choose same_epochs"
         )
-    return critical.estimate
+    return move.expected

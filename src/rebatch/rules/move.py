@@ -11,6 +11,8 @@ from rebatch.errors import RequestError
 from rebatch.fields import require_types, show_value
 from rebatch.interval import Interval
 from rebatch.knee import Knee, Known
+from rebatch.noise_course import NoiseCourse
+from rebatch.price import Expected, Sizes, Stage, expected_along, sizes, stages
 from rebatch.recipe import Lamb, Lars, Lion, Muon, Recipe
 
 Evidence = Literal["strong", "some", "weak"]
@@ -25,34 +27,47 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     Attributes:
         noise_scale: tr(Sigma)/|G|^2 in examples (`rebatch measure noise-scale`), a number or its interval. It grows
             along a run: a typical value of the run, not an early one.
+        noise_course: in its place, how it drifts along the run (`rebatch.noise_course.read_noise_course`).
         critical_batch_size: measured with branches, in examples (`rebatch measure critical-batch-size`).
         knee: how the best rate bends over the batch size (`rebatch.knee`), from a sweep or a law.
         knee_from: which of them, "unknown" for a guess; it says how far the rate may be off.
         top_eigenvalue: of the mean loss's Hessian at the rate that was tuned (`rebatch measure limits`).
+        contrastive: the loss is one over pairs of a batch's examples, which nothing else shows: no rule holds then.
     """
 
     noise_scale: float | Interval | None = None
+    noise_course: NoiseCourse | None = None
     critical_batch_size: float | Interval | None = None
     knee: Knee | None = None
     knee_from: Known = "law"
     top_eigenvalue: float | None = None
+    contrastive: bool = False
 
     def __post_init__(self) -> None:
         require_types(self, "facts")
         for name in ("noise_scale", "critical_batch_size", "top_eigenvalue"):
             _require_positive(name, getattr(self, name))
+        if self.noise_scale is not None and self.noise_course is not None:
+            raise RequestError("noise_scale and noise_course each give the noise scale; use one of them")
         if isinstance(self.noise_scale, float) and math.isinf(self.noise_scale):
             raise RequestError("noise_scale must be finite, got inf; leave it out if it is unknown")
 
     @property
     def noise(self) -> Interval | None:
-        """The noise scale, with its interval where there is one."""
-        return as_interval(self.noise_scale)
+        """The noise scale, with its interval where there is one; of the whole run."""
+        return as_interval(self.noise_scale) if self.noise_course is None else self.noise_course.whole
 
     @property
     def critical(self) -> Interval | None:
         """The critical batch size: as measured, else the noise scale in its place."""
-        return as_interval(self.critical_batch_size if self.critical_batch_size is not None else self.noise_scale)
+        return self.noise if self.critical_batch_size is None else as_interval(self.critical_batch_size)
+
+    @property
+    def critical_course(self) -> tuple[tuple[float, Interval], ...] | None:
+        """The same along the run: shares of its examples, and the critical batch size in each."""
+        if self.critical_batch_size is None and self.noise_course is not None:
+            return self.noise_course.parts
+        return None if self.critical is None else ((1.0, self.critical),)
 
 
 def _require_positive(name: str, value: float | Interval | None) -> None:
@@ -108,6 +123,22 @@ class Move:
                 "(in Python: facts=Facts(noise_scale=B)), or choose rules that do without"
             )
         return self.facts.noise.estimate
+
+    def stages(self, after: Sizes | None = None) -> list[Stage]:
+        """The run by batch sizes, tuned and `after` (by default kappa times as large), and critical batch size.
+
+        None where neither that nor the noise scale is known, or where the loss itself is another.
+        """
+        before, course = sizes(self.tuned), self.facts.critical_course
+        if course is None or self.facts.contrastive:
+            return []
+        return stages(before, after or [(start, self.kappa * size) for start, size in before], course)
+
+    @property
+    def expected(self) -> Expected | None:
+        """What the same loss takes; None where that is not known."""
+        found = self.stages()
+        return expected_along(found) if found else None
 
     def gain(self, noise_scale: float) -> float:
         """(1 + B_n/B) / (1 + B_n/B'): what a step of B' examples is worth in steps of B.

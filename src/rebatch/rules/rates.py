@@ -18,7 +18,8 @@ from rebatch.recipe import Adagrad, AdamW, Lamb, Lars, Lion, Muon, Optimizer, Re
 from rebatch.rules.move import SELDOM_MOVED, Move
 
 # Without a measurement a rule of thumb is trusted so far: beyond, most tasks lie above their knee (Goyal et al., 2017,
-# needed a long warm-up, and from 8,192 on lost accuracy).
+# needed a long warm-up, and from 8,192 on lost accuracy). Downward it is only doubted: there the rate comes out too
+# low, and what that costs does not grow with the distance (`docs/choosing-a-rule.md`).
 SAFE_KAPPA = 8
 
 
@@ -212,11 +213,15 @@ def linear_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
         )
     if isinstance(move.tuned.optimizer, AdamW | RmsProp | Lion | Lamb | Muon):
         found.append("linear_lr was derived for SGD; for Adam-like optimizers the square root (sqrt_lr) is the better")
+    if isinstance(move.tuned.optimizer, Sgd):
+        found += far_down_doubts(move)
     return [*found, *edge_doubts(recipe, move), *seldom_doubts(recipe, move)]
 
 
 def sqrt_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
     """An optimizer that the rule is not for."""
+    if isinstance(move.tuned.optimizer, AdamW):
+        return far_down_doubts(move)
     if not isinstance(move.tuned.optimizer, Sgd):
         return seldom_doubts(recipe, move)
     return (
@@ -229,7 +234,20 @@ def sqrt_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
 def default_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
     """What the default leans on, and the edge of stability where the curvature is known."""
     doubt = default_curve(move).doubt
-    return [*([doubt] if doubt else []), *edge_doubts(recipe, move), *seldom_doubts(recipe, move)]
+    far = far_down_doubts(move) if isinstance(move.tuned.optimizer, Sgd | AdamW) else ()
+    return [*([doubt] if doubt else []), *far, *edge_doubts(recipe, move), *seldom_doubts(recipe, move)]
+
+
+def far_down_doubts(move: Move) -> Sequence[str]:
+    """A much smaller batch by a rule of thumb: linear for SGD, the square root for AdamW."""
+    facts = move.facts
+    if move.kappa * SAFE_KAPPA >= 1.0 or facts.noise is not None or facts.knee is not None:
+        return ()
+    name = "linear" if isinstance(move.tuned.optimizer, Sgd) else "square-root"
+    return (
+        f"kappa is {move.kappa:g}: below 1/{SAFE_KAPPA} the {name} rule gave half to two thirds of the best rate where "
+        "it was tried, which is slow but breaks nothing: try twice the rate",
+    )
 
 
 def gain_doubts(recipe: Recipe, move: Move) -> Sequence[str]:

@@ -6,6 +6,7 @@ from statistics import fmean
 
 import numpy as np
 
+from rebatch.bend import HYPERBOLA
 from rebatch.critical_batch import CriticalBatchSize, fit_critical_batch_size
 from rebatch.study.records import FinishedRun, SeedRuns
 from rebatch.study.studies.mini_batches.small_batch_claims import FEWEST, FLAT, LARGEST_SMALL
@@ -102,7 +103,7 @@ def _to_target(runs: SeedRuns) -> dict[str, float]:
         for each, count in steps.items()
         if 4 * each in steps
     }
-    fit = fit_critical_batch_size(list(steps), list(steps.values()))
+    fit = fit_critical_batch_size(list(steps), list(steps.values()), bend=HYPERBOLA)
     found |= {"least_steps": fit.least_steps.estimate, "critical_batch_size": fit.batch_size.estimate}
     found |= {f"floor_share:{each}": fit.least_steps.estimate / count for each, count in steps.items()}
     return {**found, **(_seconds(runs[SPEED], steps, fit) if SPEED in runs else {})}
