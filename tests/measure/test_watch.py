@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
 
 import rebatch
 from rebatch import RequestError
@@ -211,6 +212,64 @@ def test_a_model_that_returns_its_loss_is_measured_in_micro_batches_and_refused_
         step(1)
 
 
+def words(*, sparse: bool) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Embedding(20, 6, sparse=sparse), nn.Flatten(), nn.Linear(6 * 3, 4)).double()
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_sparse_gradients_of_embeddings_count_as_dense_ones(pieces: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randint(0, 20, (8, 3), generator=generator)
+    targets = torch.randint(0, 4, (8,), generator=generator)
+
+    def found(*, sparse: bool) -> tuple[float, float]:
+        model = words(sparse=sparse)
+        measure = [NoiseScale(split_every=1, split_share=0.5)]
+        watch = rebatch.watch(model, torch.optim.SGD(model.parameters(), lr=0.0), batch_size=8, measure=measure)
+        for _ in range(2):
+            model.zero_grad()
+            for chosen in torch.arange(8).chunk(pieces):
+                backward(F.cross_entropy(model(inputs[chosen]), targets[chosen]) / pieces)
+            watch.step()
+        noise: Any = watch.summary()["noise_scale"]
+        return noise.trace.estimate, noise.square.estimate
+
+    assert found(sparse=True) == pytest.approx(found(sparse=False), rel=1e-12)
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, *, reentrant: bool) -> None:
+        super().__init__()
+        self.first, self.rest, self.reentrant = nn.Linear(6, 8), nn.Sequential(nn.ReLU(), nn.Linear(8, 3)), reentrant
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = checkpoint(self.rest, self.first(inputs), use_reentrant=self.reentrant)
+        return output
+
+
+def test_checkpointed_activations_are_repeated_unless_reentrant() -> None:
+    def step(pieces: int, *, reentrant: bool) -> rebatch.measure.Summary:
+        torch.manual_seed(0)
+        model = Checkpointed(reentrant=reentrant)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        watch = rebatch.watch(model, optimizer, batch_size=8, measure=[NoiseScale(split_every=1)])
+        inputs, targets = torch.randn(8, 6), torch.arange(8) % 3
+        for _ in range(2):
+            model.zero_grad()
+            for chosen in torch.arange(8).chunk(pieces):
+                backward(F.cross_entropy(model(inputs[chosen]), targets[chosen]) / pieces)
+            watch.step()
+        return watch.summary()
+
+    assert step(1, reentrant=False)["noise_scale"].estimate > 0
+    assert step(2, reentrant=True)["noise_scale"].estimate > 0
+    with pytest.raises(
+        RequestError, match=r"checkpoints activations with use_reentrant=True.*at least 2 micro-batches"
+    ):
+        step(1, reentrant=True)
+
+
 def test_size_of_tells_where_the_examples_are() -> None:
     class TimeFirst(nn.Module):
         def __init__(self) -> None:
@@ -249,8 +308,8 @@ def test_unequal_micro_batches_weigh_as_the_loop_says() -> None:
                 share = 0.5 if weights == "equal" else (stop - start) / 10
                 backward(loss_of(model, start, stop) * share)
             watch.step()
-        noise = watch.summary()["noise_scale"]
-        return noise.trace.estimate, noise.square.estimate  # type: ignore[attr-defined]
+        noise: Any = watch.summary()["noise_scale"]
+        return noise.trace.estimate, noise.square.estimate
 
     model = toy_model(norm=False)
     pieces = []
@@ -294,8 +353,8 @@ def test_frozen_and_shared_parameters_and_evaluation_do_not_disturb() -> None:
                     model(DATA.inputs[:3])
             watch.step()
         watch.close()
-        noise = watch.summary()["noise_scale"]
-        found.append((noise.trace.estimate, noise.square.estimate))  # type: ignore[attr-defined]
+        noise: Any = watch.summary()["noise_scale"]
+        found.append((noise.trace.estimate, noise.square.estimate))
     assert found[0] == pytest.approx(found[1], rel=1e-9)
 
 

@@ -86,3 +86,10 @@ def test_layers_have_distances_of_their_own_whose_squares_add_up() -> None:
     expected = {"scale": 2 * 0.49, "0": 5 * 0.01 + 5 * 0.04, "1": 35 * 0.09, "2": 0.0}
     assert found == {name: pytest.approx(math.sqrt(square), rel=1e-12) for name, square in expected.items()}
     assert math.fsum(value**2 for value in found.values()) == pytest.approx(row["weight_distance"] ** 2, rel=1e-12)
+
+
+def test_a_model_may_move_to_another_device_after_the_start() -> None:
+    model, observer = nn.Linear(3, 2), WeightDistance()
+    observer.start(model)
+    model.to("meta")  # a device that every machine has
+    assert observer.row(model)["weight_distance"].device.type == "meta"

@@ -81,8 +81,7 @@ class Split:
             RequestError: examples cannot be told apart in the call.
         """
         self._refuse(examples)
-        gradients = self._gradients(part, examples)
-        wholes = [parameter.grad for parameter in self._parameters]
+        gradients, wholes = self._gradients(part, examples), self._wholes()
         pairs = zip(gradients, wholes, strict=True)
         return [each if whole is None else each - (part / examples) * whole for each, whole in pairs]
 
@@ -93,8 +92,7 @@ class Split:
         penalty in the loss, a head that is called apart), or the call changed its inputs in place.
         """
         self._refuse(examples)
-        repeated = self._gradients(examples, examples)
-        wholes = [parameter.grad for parameter in self._parameters]
+        repeated, wholes = self._gradients(examples, examples), self._wholes()
         errors = [each if whole is None else each - whole for each, whole in zip(repeated, wholes, strict=True)]
         error, size = (_length(each) for each in (errors, [whole for whole in wholes if whole is not None]))
         if torch.isfinite(error) and error > TOLERANCE * size:
@@ -103,6 +101,10 @@ class Split:
                 f"gradient (off by {100 * float(error / size):.0f} %): outputs that depend on each other, or weights "
                 "that the loss reaches around them (a penalty); accumulate over at least 2 micro-batches"
             )
+
+    def _wholes(self) -> list[Tensor | None]:
+        """The step's own gradients; those of embeddings may be sparse."""
+        return [None if each.grad is None else each.grad.to_dense() for each in self._parameters]
 
     def _gradients(self, part: int, examples: int) -> list[Tensor]:
         (call, output_gradients), device = self._used[0], self._parameters[0].device
@@ -116,14 +118,19 @@ class Split:
             output = functional_call(self._model, state, args, dict(kwargs))
         leaves = differentiable(output)
         chosen = [(leaves[place], rows) for place, rows in output_gradients.items()]
-        return list(
-            torch.autograd.grad(
-                [leaf for leaf, _ in chosen],
-                [alias[id(each)] for each in self._parameters],
-                [_rows(rows, part, shown) for _, rows in chosen],
-                materialize_grads=True,
-            )
-        )
+        outputs = [leaf for leaf, _ in chosen]
+        weights = [alias[id(each)] for each in self._parameters]
+        back = [_rows(rows, part, shown) for _, rows in chosen]
+        try:
+            found = torch.autograd.grad(outputs, weights, back, materialize_grads=True)
+        except RuntimeError as error:
+            if "use_reentrant" not in str(error):
+                raise
+            raise RequestError(
+                "the model checkpoints activations with use_reentrant=True, and such a call cannot be repeated for its "
+                "noise scale; set use_reentrant=False, or accumulate over at least 2 micro-batches"
+            ) from None
+        return [each.to_dense() for each in found]
 
     def _refuse(self, examples: int) -> None:
         used = self._used
