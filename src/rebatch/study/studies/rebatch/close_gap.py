@@ -40,7 +40,7 @@ HALF_LIFE = 1.0
 # The small batch has ghosts as well: a quarter of it, which is what noise they could still add.
 SMALL_GHOSTS = 4
 # Of the penalty, in units of `natural_strength`. The weakest came in when 1 was best of (1, 4) on the validation split
-# of digits, before any test split was read.
+# of digits, before any number of a test split was looked at.
 STRENGTHS = (0.25, 1.0, 4.0)
 _PRICE = "a step takes about four times the computation"
 
