@@ -18,7 +18,7 @@ from rebatch.data.sets import Splits
 from rebatch.distributed import World
 from rebatch.measure import NoiseScale
 from rebatch.nn import convert_ghost_batch_norm
-from rebatch.recipe import AdamW, Epochs, Recipe
+from rebatch.recipe import AdamW, Epochs, GradientPenalty, Recipe
 from rebatch.training import Checkpointer, EarlierRun, Row, evaluate, train
 from toy import FLOAT64, RECIPE, state_of, toy_model, toy_sequences, toy_splits, toy_transformer
 
@@ -32,6 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
     "no norm": {"norm": False},
     "moving average, smoothed labels": {"recipe": RECIPE.replace(averaging=Ema(decay=0.8), label_smoothing=0.2)},
     "sequences": {"model": toy_transformer, "data": toy_sequences, "micro_batch_size": 3},
+    "penalty": {"recipe": RECIPE.replace(gradient_penalty=GradientPenalty(strength=0.3, batch_size=8))},
     "lookahead": {"recipe": RECIPE.replace(averaging=Lookahead(decay=0.8, every=2))},
 }
 

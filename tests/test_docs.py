@@ -124,6 +124,19 @@ def test_the_arms_of_closing_the_gap_are_what_the_kept_result_says() -> None:
     assert listed == "".join(["| arm | steps | test accuracy, % |\n", "|---|---|---|\n", *rows])
 
 
+def test_the_switches_of_closing_the_gap_are_what_the_kept_result_says() -> None:
+    kept = json.loads((ROOT / "results" / "late-switch" / "digits-mlp-cpu.json").read_text())
+    means = {arm["name"]: f"{arm['accuracy']['mean']:.2f}" for arm in kept["arms"]}
+    page = (ROOT / "docs" / "closing-the-gap.md").read_text()
+    listed = page.partition("<!-- switches -->\n")[2].partition("<!-- /switches -->")[0]
+    rows = [
+        f"| {first} first | {' | '.join(means[f'{first}_first:{switch}'] for switch in (0.25, 0.5, 0.75))} |\n"
+        for first in ("large", "small")
+    ]
+    assert listed == "".join(["| test accuracy, % | switch after 1/4 | 1/2 | 3/4 |\n", "|---|---|---|---|\n", *rows])
+    assert f"All small: {means['small_batch']} in 640 steps; all large: {means['large_batch']} in 40." in page
+
+
 def test_the_rules_of_the_page_are_those_of_the_table() -> None:
     page = (ROOT / "docs" / "choosing-a-rule.md").read_text()
     listed = page.partition("<!-- rules -->\n")[2].partition("<!-- /rules -->")[0]

@@ -14,6 +14,7 @@ from rebatch.recipe import (
     Defects,
     Epochs,
     Examples,
+    GradientPenalty,
     Noise,
     Optimizer,
     Recipe,
@@ -55,6 +56,8 @@ factor = 0.1
 [budget]
 epochs = 50
 """
+
+PENALTY = "[gradient_penalty]\nbatch_size = 64\n"
 
 RECIPE = Recipe(
     batch_size=128,
@@ -117,6 +120,10 @@ NEW_FIELDS: dict[str, list[object]] = {
         Noise(labels=0.1),
         Noise(dropout=0.2, dropconnect=1 / 3),
         Noise(multiplicative=1 / 3, labels=0.1, dropout=0.2, dropconnect=0.3),
+    ],
+    "gradient_penalty": [
+        GradientPenalty(strength=1 / 3, batch_size=128),
+        GradientPenalty(strength=0.0, batch_size=128),
     ],
     "defects": [
         BIGBATCH,
@@ -220,6 +227,16 @@ def test_a_whole_number_and_its_float_are_one_noise() -> None:
         ("[budget]", "[noise]\nmultiplicative = inf\n[budget]", "noise.multiplicative must be at least 0 and finite"),
         ("[budget]", "[noise]\nlabel = 0.1\n[budget]", "unknown field 'noise.label'; did you mean 'labels'?"),
         ("[optimizer]", "noise = 0.1\n[optimizer]", "noise must be a table, got 0.1"),
+        ("[budget]", "[gradient_penalty]\nstrength = 0.1\n[budget]", "gradient_penalty.batch_size is missing"),
+        ("[budget]", f"{PENALTY}strength = -1\n[budget]", "gradient_penalty.strength must be at least 0 and finite"),
+        ("[budget]", f"{PENALTY}strenth = 1\n[budget]", "'gradient_penalty.strenth'; did you mean 'strength'?"),
+        ("[budget]", "[gradient_penalty]\nstrength = 1\nbatch_size = 0\n[budget]", "batch_size must be at least 1"),
+        ("[budget]", f"{PENALTY}strength = 1\n[budget]", "must be a multiple of ghost_batch_size 128 (a piece holds"),
+        (
+            "[budget]",
+            "[gradient_penalty]\nstrength = 1\nbatch_size = 256\n[budget]",
+            "gradient_penalty.batch_size must be at most batch_size 128, got 256",
+        ),
         ("[optimizer]", "defects = [1]\n[optimizer]", "defects must be a table, got [1]"),
         (
             "[budget]",

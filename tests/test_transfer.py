@@ -18,6 +18,7 @@ from rebatch.recipe import (
     Defects,
     Epochs,
     Examples,
+    GradientPenalty,
     Noise,
     Optimizer,
     Recipe,
@@ -110,6 +111,31 @@ def test_a_ghost_size_that_is_set_is_kept_and_one_that_no_longer_fits_is_the_bat
     assert moved(4096, "ghost_batch", recipe=tuned).ghost_batch_size == 32
     assert moved(16, "ghost_batch", recipe=tuned).ghost_batch_size == 16
     assert moved(64, "ghost_batch").ghost_batch_size is None
+
+
+def test_a_penalty_keeps_strength_and_pieces_and_shrinks_them_with_the_batch() -> None:
+    penalty = GradientPenalty(strength=0.1, batch_size=64)
+    tuned = TUNED.replace(ghost_batch_size=32, gradient_penalty=penalty)
+    large = moved(4096, "default", recipe=tuned)
+    assert large.gradient_penalty == penalty
+    small = transfer(tuned, batch_size=48, rules="linear")
+    assert small.recipe.gradient_penalty == GradientPenalty(strength=0.1, batch_size=32)  # whole ghosts
+    assert ("gradient_penalty.batch_size", 64, 32) in [(each.field, each.before, each.after) for each in small.changes]
+    further = transfer(small.recipe, batch_size=4096, rules="linear")
+    assert further.recipe.gradient_penalty == penalty
+    assert not any("gradient_penalty" in warning for warning in further.warnings)
+    assert "gradient_penalty.strength was edited" in why_not(
+        small.recipe.replace(gradient_penalty=GradientPenalty(strength=0.2, batch_size=32))
+    )
+    single = transfer(tuned, batch_size=1, rules="linear").recipe
+    assert (single.ghost_batch_size, single.gradient_penalty) == (None, GradientPenalty(strength=0.1, batch_size=1))
+
+
+def test_ghosts_that_a_transfer_adds_are_the_pieces_that_batch_norm_saw() -> None:
+    tuned = TUNED.replace(gradient_penalty=GradientPenalty(strength=0.1, batch_size=48))
+    assert moved(4096, "ghost_batch", recipe=tuned).ghost_batch_size == 48
+    single = TUNED.replace(gradient_penalty=GradientPenalty(strength=0.1, batch_size=1))
+    assert moved(4096, "ghost_batch", recipe=single).ghost_batch_size is None
 
 
 def test_ghosts_of_one_example_are_never_made() -> None:

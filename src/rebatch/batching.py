@@ -281,7 +281,8 @@ def micro_batch_sizes(pieces: list[int], micro_batch_size: int) -> list[int]:
 
 def is_cut(recipe: Recipe, micro_batch_size: int | None, ranks: int) -> bool:
     """Whether some step of the run is computed in several pieces."""
-    return ranks > 1 or (micro_batch_size is not None and micro_batch_size < max(recipe.batch_sizes))
+    sizes = (micro_batch_size, recipe.piece_size)
+    return ranks > 1 or any(size is not None and size < max(recipe.batch_sizes) for size in sizes)
 
 
 def refuse_split_ghosts(micro_batch_size: int, ghost_batch_size: int) -> None:

@@ -193,6 +193,7 @@ class Tap:
         self._device = parameters[0].device if parameters else torch.device("cpu")
         self._compiled = any(hasattr(module, "_orig_mod") for module in network.modules())
         self._generators: tuple[Tensor, ...] = ()
+        self._is_shut = False
         self._handles = [
             *(_hook(each, partial(self._gradient, place)) for place, each in enumerate(parameters)),
             network.register_forward_pre_hook(self._before, with_kwargs=True),
@@ -204,9 +205,18 @@ class Tap:
         for handle in self._handles:
             handle.remove()
 
+    @contextmanager
+    def shut(self) -> Iterator[None]:
+        """Gradients that are found in here are not the loss's, and are shown to nobody."""
+        self._is_shut = True
+        try:
+            yield
+        finally:
+            self._is_shut = False
+
     def _gradient(self, position: int, gradient: Tensor) -> None:
-        for watcher in self._watchers:
-            watcher.gradient(position, gradient)
+        for watcher in () if self._is_shut else self._watchers:
+            watcher.gradient(position, gradient.detach())  # one that is to be differentiated again has a graph
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._sees(module) and any(observer.sees_calls for observer in self._observers):

@@ -245,6 +245,29 @@ class Noise(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             )
 
 
+class GradientPenalty(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A penalty on gradients of pieces of a batch: the loss grows by `strength` times the mean of their |g|^2.
+
+    g is the gradient of a piece's mean loss; a piece weighs as many examples as it has. E|g|^2 is |G|^2 plus tr(Sigma)
+    over the size of a piece: in pieces of a small batch's size a large batch sees that batch's noise (Geiping et al.,
+    2021, arXiv 2109.14119; Novack et al., 2022, arXiv 2211.15853). SGD at rate lr goes down its own loss with a penalty
+    of strength lr / 4 on its own batches (Smith et al., 2021, arXiv 2101.12176).
+
+    Attributes:
+        strength: in units of a learning rate; at 0 a run is the plain one, bit for bit.
+        batch_size: examples of a piece: whole ghosts, where there are any.
+    """
+
+    strength: float
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        require_types(self, "gradient_penalty")
+        holds = self.strength >= 0 and math.isfinite(self.strength)
+        _require(holds, "gradient_penalty.strength", "at least 0 and finite", self.strength)
+        _require(self.batch_size >= 1, "gradient_penalty.batch_size", "at least 1", self.batch_size)
+
+
 class Defects(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What the released code of Hoffer et al. (2017) does otherwise than their paper, to be repeated on purpose.
 
@@ -315,6 +338,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     classes, in the gradient alone: every loss that is written down is the plain one. `averaging` averages weights over
     steps. `batch_schedule` lets the batch size change along the run: pairs (progress, factor), from where on they are
     `factor` times `batch_size`, up to whole examples; progress is then the part of the budget's examples that was seen.
+    `gradient_penalty` is part of what goes down and, as weight decay, no part of any loss or gradient that is measured.
     `tuned` is the recipe that this one was transferred from, `None` for a recipe that somebody tuned: a further
     transfer starts there. Delete it after tuning a transferred recipe by hand.
 
@@ -336,6 +360,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     averaging: Averaging | None = None
     batch_schedule: tuple[tuple[float, float], ...] = ()
     noise: Noise = Noise()
+    gradient_penalty: GradientPenalty | None = None
     defects: Defects = Defects()
     last_batch: LastBatch = "keep"
     loss_reduction: LossReduction = "mean"
@@ -353,9 +378,16 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             holds = self.max_grad_norm > 0 and math.isfinite(self.max_grad_norm)
             _require(holds, "max_grad_norm", "positive and finite (leave it out for none)", self.max_grad_norm)
         self._check_clipping()
+        self._check_penalty()
         smoothing = self.label_smoothing
         _require(0 <= smoothing < 1, "label_smoothing", "a probability, 0 <= label_smoothing < 1", smoothing)
         _require(self.tuned is None or self.tuned.tuned is None, "tuned.tuned", "left out", "a recipe")
+
+    @property
+    def piece_size(self) -> int | None:
+        """Examples of a piece whose gradient is penalized; None where none is."""
+        penalty = self.gradient_penalty
+        return None if penalty is None or penalty.strength == 0 else penalty.batch_size
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -391,6 +423,14 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         _require(not listens, "batch_schedule", "with a schedule that is a function of progress", "one that listens")
         chunks = self.defects.ghost_split == "chunks" and self.ghost_batch_size is not None
         _require(not chunks, "batch_schedule", 'without defects.ghost_split = "chunks"', "both")
+
+    def _check_penalty(self) -> None:
+        if self.gradient_penalty is None:
+            return
+        size, smallest, ghost = self.gradient_penalty.batch_size, min(self.batch_sizes), self.ghost_batch_size or 1
+        _require(size <= smallest, "gradient_penalty.batch_size", f"at most batch_size {smallest}", size)
+        limit = f"a multiple of ghost_batch_size {ghost} (a piece holds whole ghosts)"
+        _require(size % ghost == 0, "gradient_penalty.batch_size", limit, size)
 
     def _check_clipping(self) -> None:
         if self.max_grad_norm is None:

@@ -12,7 +12,7 @@ from rebatch.errors import RequestError, did_you_mean
 from rebatch.fields import join, mismatch, value_at
 from rebatch.files import write_whole
 from rebatch.plain import plain
-from rebatch.recipe import Adagrad, AdamW, Defects, Lamb, Lars, Lion, Muon, Noise, Recipe, RmsProp, Sgd
+from rebatch.recipe import Adagrad, AdamW, Defects, GradientPenalty, Lamb, Lars, Lion, Muon, Noise, Recipe, RmsProp, Sgd
 from rebatch.schedule import (
     Constant,
     Cosine,
@@ -109,7 +109,11 @@ _TYPES: dict[str, dict[str, type[msgspec.Struct]]] = {
     },
     "averaging": {"ema": Ema, "lookahead": Lookahead},
 }
-_PARTS: dict[str, type[msgspec.Struct]] = {"noise": Noise, "defects": Defects}
+_PARTS: dict[str, type[msgspec.Struct]] = {
+    "noise": Noise,
+    "gradient_penalty": GradientPenalty,
+    "defects": Defects,
+}
 
 
 def _tagged(table: dict[str, Any]) -> dict[str, Any]:

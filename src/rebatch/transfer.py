@@ -175,7 +175,8 @@ def _start(recipe: Recipe, chosen: Sequence[Rule], move: Move) -> tuple[tuple[st
     return (f"starts from the recipe tuned at batch size {tuned.batch_size} that this one remembers",), tuple(ignored)
 
 
-_SET_BY_RULES = {"batch_size", *(field for rule in RULES.values() for field in rule.sets)}
+_RESIZED = ("batch_size", "gradient_penalty.batch_size")  # with or without rules
+_SET_BY_RULES = {*_RESIZED, *(field for rule in RULES.values() for field in rule.sets)}
 _WHY_SUMMED = "a summed gradient grows by kappa: as large a step, and as much decay in it, as before"
 _WAY_OUT = "delete [tuned] to start from the numbers above it (in Python: recipe.as_tuned())"
 
@@ -236,11 +237,15 @@ def _require_fits(move: Move) -> None:
 
 
 def _with_batch_size(tuned: Recipe, batch_size: int) -> Recipe:
-    """The new batch size alone; a ghost that no longer fits becomes the whole batch."""
-    ghost = tuned.ghost_batch_size
-    resized = tuned.replace(batch_size=batch_size, ghost_batch_size=None)
+    """The new batch size alone; a ghost, or a piece whose gradient is penalized, that no longer fits is cut down."""
+    ghost, penalty = tuned.ghost_batch_size, tuned.gradient_penalty
+    resized = tuned.replace(batch_size=batch_size, ghost_batch_size=None, gradient_penalty=None)
     smallest = min(resized.batch_sizes)
-    return resized.replace(ghost_batch_size=min(ghost, smallest)) if ghost and smallest > 1 else resized
+    ghost = min(ghost, smallest) if ghost and smallest > 1 else None
+    if penalty is not None:
+        whole_ghosts = smallest - smallest % (ghost or 1)
+        penalty = msgspec.structs.replace(penalty, batch_size=min(penalty.batch_size, whole_ghosts))
+    return resized.replace(ghost_batch_size=ghost, gradient_penalty=penalty)
 
 
 def _before_rules(move: Move) -> Recipe:

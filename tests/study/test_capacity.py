@@ -10,8 +10,10 @@ import pytest
 
 from rebatch.errors import RequestError, RunError
 from rebatch.execution import Execution
+from rebatch.recipe import GradientPenalty
 from rebatch.study import capacity
 from rebatch.study.capacity import Capacity, Largest, largest_micro_batch, measure_capacity
+from rebatch.study.capacity_bench import Bench
 from rebatch.study.capacity_process import Lost, Prober
 from rebatch.study.capacity_worker import Checked, Timed, Workload
 from rebatch.tasks import TASKS
@@ -203,6 +205,12 @@ def test_a_ghost_that_the_data_cannot_fill_leaves_nothing_to_measure() -> None:
 def test_too_few_rounds_are_refused() -> None:
     with pytest.raises(RequestError, match="at least 6 rounds, got 5"):
         measure_capacity(scripted("kind"), rounds=5)
+
+
+def test_a_penalty_on_pieces_of_its_own_leaves_no_micro_batch_to_measure() -> None:
+    recipe = RECIPE.replace(gradient_penalty=GradientPenalty(strength=0.1, batch_size=8))
+    with pytest.raises(RequestError, match="with a gradient_penalty, which passes its own pieces, of 8 examples"):
+        Bench(Workload("digits/mlp-plain", recipe), None)
 
 
 def test_a_real_model_that_takes_more_than_the_memory_limit_does_not_fit_and_smaller_batches_do() -> None:

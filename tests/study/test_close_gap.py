@@ -11,10 +11,14 @@ from rebatch.study.plan import Plan, make_plan
 from rebatch.study.records import FinishedRun
 from rebatch.study.studies.rebatch.close_gap import (
     BEST_LARGE,
+    BEST_LARGE_PENALTY,
     BEST_SMALL,
+    BEST_SMALL_PENALTY,
     CLOSE_GAP,
     FIRST_TUNING_SEED,
+    PENALIZED,
     SETTINGS,
+    STRENGTHS,
     WORTH,
     quantities,
 )
@@ -36,8 +40,16 @@ def test_nobody_gets_more_examples_or_more_trials(task: str) -> None:
     examples = {cost(arm.recipe, plan.examples).epochs for arm in arms.values()}
     assert max(examples) / min(examples) < 1.02  # whole steps
     assert len(arms[BEST_LARGE].best_of) == len(arms[BEST_SMALL].best_of) == 6 * len(SETTINGS)
-    assert all(name.startswith("large:") for name in arms[BEST_LARGE].best_of)
-    assert all(name.startswith("small:") for name in arms[BEST_SMALL].best_of)
+    trials = 6 * (len(SETTINGS) + len(STRENGTHS) * len(PENALIZED))
+    assert len(arms[BEST_LARGE_PENALTY].best_of) == len(arms[BEST_SMALL_PENALTY].best_of) == trials
+    for best in (BEST_LARGE, BEST_LARGE_PENALTY):
+        assert all(name.startswith("large:") for name in arms[best].best_of)
+    for best in (BEST_SMALL, BEST_SMALL_PENALTY):
+        assert all(name.startswith("small:") for name in arms[best].best_of)
+    # The best without the penalty stays what it was before there was one.
+    assert all(
+        arms[name].recipe.gradient_penalty is None for name in (*arms[BEST_LARGE].best_of, *arms[BEST_SMALL].best_of)
+    )
     reported = {seed for arm in arms.values() if not arm.candidate for seed in plan.seeds(arm)}
     tried = {seed for arm in arms.values() if arm.candidate for seed in plan.seeds(arm)}
     assert not reported & tried
@@ -63,6 +75,20 @@ def test_settings_are_what_they_are_called() -> None:
     assert found["large:ghosts lr x 1"].max_grad_norm == found["small_batch"].max_grad_norm
 
 
+def test_the_penalty_is_on_ghosts_and_of_the_small_batchs_own_strength() -> None:
+    found = recipes("digits/mlp")
+    natural = found["large:cosine+ghosts+penalty x 1 lr x 8"].gradient_penalty
+    assert natural is not None
+    assert natural.strength == pytest.approx(0.025 / (1 - 0.9) / 4)
+    assert natural.batch_size == 32
+    stronger = found["small:cosine+ghosts+all+penalty x 4 lr x 1"]
+    assert stronger.gradient_penalty is not None
+    assert stronger.gradient_penalty.strength == pytest.approx(0.25)
+    assert stronger.gradient_penalty.batch_size == 8
+    assert stronger.replace(gradient_penalty=None) == found["small:cosine+ghosts+all lr x 1"]
+    assert found["large_batch+best"].gradient_penalty is None
+
+
 def test_numbers_by_hand() -> None:
     accuracy = {"large_batch": 95.0, BEST_LARGE: 98.0, BEST_SMALL: 98.5, "large:cosine": 97.0, "large:rate": 96.0}
     runs = {
@@ -75,4 +101,4 @@ def test_numbers_by_hand() -> None:
     assert found["left_of_larger_gap"] == pytest.approx(0.5 - 0.2 * 3.5)
     assert found["worth:cosine"] == pytest.approx(1.0)
     assert set(found) == {"left_of_larger_gap", "worth:cosine"}
-    assert {setting for pair in WORTH.values() for setting in pair} <= set(SETTINGS)
+    assert {setting for pair in WORTH.values() for setting in pair} <= {*SETTINGS, *PENALIZED}

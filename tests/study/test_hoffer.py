@@ -1,16 +1,19 @@
 """What the paper's comparison compares, written out: arms as a table of numbers, claims as a table of margins."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 
 from rebatch.price import cost
-from rebatch.recipe import Sgd
+from rebatch.recipe import Sgd, Steps
 from rebatch.schedule import Plateau
 from rebatch.study.claims import AllOf, ArmOutcome, Equivalent, Greater, Quantity
 from rebatch.study.judging import judge
 from rebatch.study.plan import SCALES
 from rebatch.study.studies.hoffer_2017.gap import gap_design, quantities
+from rebatch.study.studies.rebatch.close_gap import close_gap_design
 from rebatch.tasks import TASKS
 from study.made_up import reached
 
@@ -23,12 +26,13 @@ ARMS = {
     "large_batch+lr": (512, 4.0, None, 40, 20_480),
     "large_batch+lr+gbn": (512, 4.0, 32, 40, 20_480),
     "large_batch+lr+gbn+ra": (512, 4.0, 32, 640, 327_680),
+    "large_batch+best": (512, 8.0, 32, 64, 20_480),
     "small_batch+same_examples": (32, 1.0, None, 10_240, 327_680),
     "small_batch, until the loss stops improving": (32, 1.0, None, 10_240, 327_680),
     "large_batch, until the loss stops improving": (512, 1.0, None, 640, 327_680),
 }
 
-SB, LB, LR, GBN, RA, CONTROL, SB_PLATEAU, LB_PLATEAU = ARMS
+SB, LB, LR, GBN, RA, BEST, CONTROL, SB_PLATEAU, LB_PLATEAU = ARMS
 TESTS = {
     "H1": Greater(SB, LB, 0.3),
     "H2": AllOf((Greater(LR, LB, 0.3), Greater(SB, LR, 0.3))),
@@ -50,12 +54,25 @@ def test_the_arms_differ_in_what_the_paper_changed_and_in_nothing_else() -> None
         found[arm.name] = (recipe.batch_size, ratio, recipe.ghost_batch_size, spent.steps, spent.examples)
         assert isinstance(recipe.optimizer, Sgd)
         assert (recipe.optimizer.momentum, recipe.optimizer.weight_decay) == (0.9, 1e-4)
-        if arm.name not in (SB_PLATEAU, LB_PLATEAU):
+        if arm.name not in (BEST, SB_PLATEAU, LB_PLATEAU):
             assert recipe.schedule == DIGITS.recipe.schedule
     assert found == ARMS
     quick = {arm.name: arm.recipe for arm in gap_design(DIGITS, "quick").arms}
     assert list(quick) == [SB, LB, LR, GBN, RA, CONTROL]
     assert all(arm.recipe == quick[arm.name] for arm in gap_design(DIGITS, "cpu").arms if arm.name in quick)
+
+
+def test_the_best_means_are_those_that_close_gap_chose_and_get_no_extra_example() -> None:
+    kept = json.loads((Path(__file__).parents[2] / "results" / "close-gap" / "digits-mlp-cpu.json").read_text())
+    chosen = next(arm["note"] for arm in kept["arms"] if arm["name"] == BEST).partition("validation split: ")[2]
+    candidates = {arm.name: arm.recipe for arm in close_gap_design(DIGITS, "cpu").arms}
+    arms = {arm.name: arm.recipe for arm in gap_design(DIGITS, "cpu").arms}
+    assert arms[BEST] == candidates[chosen]
+    f1 = {arm.name: arm.recipe for arm in gap_design(TASKS["mnist/f1"], "cpu").arms}
+    assert f1[BEST].optimizer.lr == pytest.approx(0.1 * 32 / 2)
+    assert cost(f1[BEST], 55_000).epochs == pytest.approx(cost(f1[SB], 55_000).epochs, rel=0.02)
+    steps = dataclasses.replace(DIGITS, recipe=DIGITS.recipe.replace(budget=Steps(640)))
+    assert BEST not in {arm.name for arm in gap_design(steps, "cpu").arms}
 
 
 def test_where_training_goes_on_until_the_loss_stops_improving_that_is_what_drops_the_rate() -> None:

@@ -92,6 +92,7 @@ def test_the_gap_study_compares_what_the_paper_compares() -> None:
         "large_batch+lr",
         "large_batch+lr+gbn",
         "large_batch+lr+gbn+ra",
+        "large_batch+best",
         "small_batch+same_examples",
         *PLATEAUS.values(),
     ]

@@ -55,7 +55,7 @@ class Split:
         gradients: dict[int, Tensor] = {}
         self._calls.append((dataclasses.replace(call, output=None), gradients))
         for place, leaf in enumerate(differentiable(call.output)):
-            leaf.register_hook(partial(gradients.__setitem__, place))  # type: ignore[no-untyped-call]
+            leaf.register_hook(partial(_keep_first, gradients, place))  # type: ignore[no-untyped-call]
 
     def forget(self) -> None:
         """The step has several pieces: nothing will be repeated."""
@@ -151,6 +151,11 @@ class Split:
         raise RequestError(
             f"{problem}, so a step that is one piece has no noise scale; accumulate over at least 2 micro-batches"
         )
+
+
+def _keep_first(gradients: dict[int, Tensor], place: int, gradient: Tensor) -> None:
+    """A second one comes back where a loop differentiates twice (a penalty on gradients): it is not the loss's."""
+    gradients.setdefault(place, gradient.detach())
 
 
 def _length(tensors: Sequence[Tensor]) -> Tensor:

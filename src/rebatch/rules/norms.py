@@ -10,11 +10,13 @@ from rebatch.rules.move import Move
 def ghost_batch(recipe: Recipe, move: Move) -> Recipe:
     """Normalize over ghosts of the batch size that was tuned (Hoffer et al., 2017); a ghost size already set stays.
 
-    A recipe tuned at batch size 1 gets none: one example has no variance.
+    Where gradients of pieces were penalized, batch norm saw those. A recipe tuned at batch size 1 gets none: one
+    example has no variance.
     """
-    if move.tuned.ghost_batch_size is not None or move.kappa <= 1 or min(move.tuned.batch_sizes) < 2:
+    seen = min(*move.tuned.batch_sizes, move.tuned.piece_size or move.tuned.batch_size)
+    if move.tuned.ghost_batch_size is not None or move.kappa <= 1 or seen < 2:
         return recipe
-    return recipe.replace(ghost_batch_size=min(move.tuned.batch_sizes))
+    return recipe.replace(ghost_batch_size=seen)
 
 
 def noise_clip(recipe: Recipe, move: Move) -> Recipe:

@@ -35,6 +35,11 @@ class Bench:
         if workload.threads is not None:
             torch.set_num_threads(workload.threads)
         self._workload, self._recipe = workload, workload.recipe.replace(budget=Steps(10**6))
+        if (piece := workload.recipe.piece_size) is not None:
+            raise RequestError(
+                "micro-batch sizes cannot be measured with a gradient_penalty, which passes its own pieces, of "
+                f"{piece} examples; leave it out"
+            )
         self._memory = CudaMemory() if torch.cuda.is_available() else CpuMemory()
         limit = self._memory.limit(workload.memory_limit, known_limit)
         self._world = World(device=self._memory.device)

@@ -31,6 +31,7 @@ from rebatch.nn.ghost_batch_norm import GhostBatchNorm, ghost_batch_sizes, plain
 from rebatch.observation import Observer, Tap, trainable
 from rebatch.recipe import Recipe
 from rebatch.training.noise import StepNoise, chunks
+from rebatch.training.penalty import StepPenalty, gradient_with_graph, penalty_gradient
 
 SummedLoss = Callable[..., Tensor]
 """Outputs and targets of a micro-batch to the sum of its examples' losses, a scalar. For recipes that weigh examples
@@ -110,18 +111,40 @@ def choose_cutting(
     if micro_batch_size is not None:
         refuse_split_ghosts(micro_batch_size, ghost or 1)
     cutting = Cutting(ghost, micro_batch_size, world)
+    if recipe.piece_size is not None:
+        cutting = _into_pieces(recipe.piece_size, ghost, micro_batch_size, world)
     if splits and chunks(recipe) is not None:
         raise RequestError(
             'defects.ghost_split = "chunks" cuts ghosts by their number, so a step cannot be cut into micro-batches or '
-            'ranks; use "size", or one rank without micro_batch_size'
+            'ranks; use "size", or one rank without micro_batch_size or gradient_penalty'
         )
     if splits and recipe.noise.dropconnect > 0:
         raise RequestError(
             f"noise.dropconnect zeroes the same weights for the whole step, got {recipe.noise.dropconnect}, so a step "
-            "cannot be cut into micro-batches or ranks; leave it out, or use one rank without micro_batch_size"
+            "cannot be cut into micro-batches or ranks; leave it out, or use one rank without micro_batch_size or "
+            "gradient_penalty"
         )
     _refuse_single_examples(model, recipe, examples, cutting, start)
     return cutting
+
+
+def _into_pieces(size: int, ghost: int | None, micro_batch_size: int | None, world: World) -> Cutting:
+    """Pieces whose gradients are penalized are cut as ghosts are, and each is a micro-batch, however large one may be.
+
+    Raises:
+        RequestError: a piece that must be split, or that would split the ghosts of the model.
+    """
+    if micro_batch_size is not None and micro_batch_size < size:
+        raise RequestError(
+            f"micro_batch_size must be at least gradient_penalty.batch_size {size}, got {micro_batch_size}: the length "
+            "of a gradient is that of a whole piece; use a larger one, or smaller pieces"
+        )
+    if size % (ghost or 1):
+        raise RequestError(
+            f"gradient_penalty.batch_size must be a multiple of the model's ghosts of {ghost}, got {size}; "
+            f"try {max(1, size // (ghost or 1)) * (ghost or 1)}"
+        )
+    return Cutting(size, size, world)
 
 
 def one_ghost_batch_size(model: nn.Module) -> int | None:
@@ -151,10 +174,14 @@ def _refuse_single_examples(model: nn.Module, recipe: Recipe, examples: int, cut
 def _refuse_batch_norm(model: nn.Module, recipe: Recipe) -> None:
     for name in plain_batch_norms(model):
         raise RequestError(
-            f"plain batch norm ({name}) would see micro-batches or ranks instead of the batch of "
+            f"plain batch norm ({name}) would see {_pieces_seen(recipe)} instead of the batch of "
             f"{recipe.batch_size}, so cutting a step would change the run; set ghost_batch_size in the recipe, "
             "or pass allow_batch_norm=True (--allow-batch-norm) to accept that"
         )
+
+
+def _pieces_seen(recipe: Recipe) -> str:
+    return "micro-batches or ranks" if recipe.piece_size is None else "the pieces of gradient_penalty"
 
 
 class StepGradient:
@@ -172,6 +199,7 @@ class StepGradient:
         noise: StepNoise,
         *,
         label_smoothing: float = 0.0,
+        penalty: float = 0.0,
     ) -> None:
         name = getattr(loss, "__name__", type(loss).__name__)
         if noise.weighs_by is not None and not _takes(loss, "weights"):
@@ -184,6 +212,11 @@ class StepGradient:
                 f"label_smoothing changes labels, and the loss {name} takes no label_smoothing; give it an argument "
                 "`label_smoothing`, as rebatch.training.cross_entropy has, or leave label_smoothing out"
             )
+        if penalty > 0 and execution.compile:
+            raise RequestError(
+                f"gradient_penalty differentiates twice, and a compiled model cannot be, got strength {penalty} with "
+                "compile; leave one of them out"
+            )
         self._noise = noise
         self._smoothing = {"label_smoothing": label_smoothing} if label_smoothing > 0 else {}
         self._network, self._loss, self._batches, self._cutting = network, loss, batches, cutting
@@ -191,6 +224,7 @@ class StepGradient:
         self._watchers = [observer for observer in observers if observer.sees_micro_batches]
         self._tap = Tap(network, model, self._watchers) if self._watchers else None
         self._parameters = trainable(network)
+        self._penalty = StepPenalty(penalty, self._parameters) if penalty > 0 else None
 
     def close(self) -> None:
         """Leave the model without hooks."""
@@ -201,10 +235,20 @@ class StepGradient:
         """Gradient of the summed loss over `divisor`; returns this rank's summed loss, still on the device."""
         for parameter in self._parameters:
             parameter.grad = None
+        if self._penalty is not None:
+            self._penalty.clear()
         if self._cutting.is_whole(len(indices)):
             return self._micro_batch(epoch, indices, 1 / divisor, is_last=True)
         with deferred_running_statistics(self._network, gather=self._cutting.world.gather) as collect:
-            return self._several(epoch, indices, divisor, collect)
+            loss = self._several(epoch, indices, divisor, collect)
+        if self._penalty is not None:
+            self._penalty.average(self._cutting.world)
+        return loss
+
+    def add_penalty(self) -> None:
+        """Add the gradient of the penalty, where the recipe has one; until then `.grad` is that of the loss alone."""
+        if self._penalty is not None:
+            self._penalty.add()
 
     def _several(self, epoch: int, indices: Tensor, divisor: int, collect: Callable[[], None]) -> Tensor:
         # DistributedDataParallel averages over ranks, so each rank's part of the sum counts `size` times.
@@ -225,10 +269,21 @@ class StepGradient:
         with self._synchronizing(is_last):
             with autocast(self._execution, self._device):
                 loss, plain = self._losses(self._network(as_executed(inputs, self._execution)), targets, weights)
-            (loss * scale).backward()  # type: ignore[no-untyped-call]
+            self._differentiate(loss * scale, self._penalty, scale * len(indices))
         for watcher in self._watchers if scale else ():
             watcher.micro_batch(len(indices))
         return plain
+
+    def _differentiate(self, loss: Tensor, penalty: StepPenalty | None, share: float) -> None:
+        """Add the gradient of `loss`, `share` times the mean loss of its examples, to `.grad`; keep the penalty's."""
+        if penalty is None:
+            loss.backward()  # type: ignore[no-untyped-call]
+            return
+        gradients = gradient_with_graph(loss, self._parameters)
+        # share |g / share|^2: g is `share` times the gradient of the mean loss.
+        with nullcontext() if self._tap is None else self._tap.shut():
+            penalties = penalty_gradient(gradients, self._parameters, penalty.strength / share)
+        penalty.keep(gradients, penalties)
 
     def _losses(self, outputs: Tensor, targets: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
         """The loss to go down, and the one to write down: labels are not smoothed, and all examples weigh the same."""
@@ -242,6 +297,8 @@ class StepGradient:
 
     def _idle(self, epoch: int, indices: Tensor) -> Tensor:
         """A rank without examples still takes part in every exchange: examples at weight 0, unseen by statistics."""
+        if self._penalty is not None:  # its own exchange comes last
+            return torch.zeros((), device=self._device)
         loss = self._micro_batch(epoch, indices[: self._cutting.ghost_batch_size or 1], 0.0, is_last=True)
         for layer in self._network.modules():
             if isinstance(layer, GhostBatchNorm) and layer.pending is not None:
@@ -249,7 +306,8 @@ class StepGradient:
         return torch.zeros_like(loss)
 
     def _synchronizing(self, is_last: bool) -> AbstractContextManager[None]:
-        if isinstance(self._network, DistributedDataParallel) and not is_last:
+        own_exchange = self._penalty is not None
+        if isinstance(self._network, DistributedDataParallel) and (own_exchange or not is_last):
             return self._network.no_sync()
         return nullcontext()
 

@@ -74,6 +74,7 @@ def train(
             loss_sum = run.gradient.compute(epoch, run.order(epoch)[start:stop], run.divisor(stop - start))
             run.loss_sum += loss_sum
             run.show(step, stop - start, lr, loss_sum)
+            run.gradient.add_penalty()
             run.clip(step)
             run.optimizer.step()
             run.average.after_step(step + 1)

@@ -252,6 +252,7 @@ class Run:
             self.observers,
             noise,
             label_smoothing=self.recipe.label_smoothing,
+            penalty=0.0 if self.recipe.gradient_penalty is None else self.recipe.gradient_penalty.strength,
         )
 
 

@@ -29,6 +29,7 @@ from rebatch.study.studies.page_2018.forgetting import FORGETTING
 from rebatch.study.studies.page_2018.summed import SUMS
 from rebatch.study.studies.page_2018.sweep import SWEEP
 from rebatch.study.studies.rebatch.close_gap import CLOSE_GAP
+from rebatch.study.studies.rebatch.late_switch import LATE_SWITCH
 from rebatch.study.studies.rebatch.rate_sweep import RATE_SWEEP
 
 STUDIES: dict[str, Study] = {
@@ -58,6 +59,7 @@ STUDIES: dict[str, Study] = {
         GRADIENT_ERROR,
         SADDLE_ESCAPE,
         CLOSE_GAP,
+        LATE_SWITCH,
         QUADRATIC_MODEL,
         HARDWARE_BATCH,
         BAGGING,
