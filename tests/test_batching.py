@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from rebatch import batching
+from rebatch import batching, cutting
 from rebatch.errors import RequestError
 from rebatch.recipe import Epochs, Examples, LastBatch, Recipe, Sgd, Steps
 
@@ -14,7 +14,7 @@ def recipe(batch_size: int, budget: Epochs | Steps | Examples, last_batch: LastB
 @pytest.mark.parametrize("examples", [1, 2, 5, 30, 31, 32, 97])
 @pytest.mark.parametrize("ghost", [2, 3, 7, 32])
 def test_ghosts_cover_the_batch_and_none_has_one_example(examples: int, ghost: int) -> None:
-    sizes = batching.ghost_sizes(examples, ghost)
+    sizes = cutting.ghost_sizes(examples, ghost)
     assert sum(sizes) == examples
     assert all(size >= 2 for size in sizes) or examples == 1
     assert all(size == ghost for size in sizes[:-1])
@@ -23,13 +23,13 @@ def test_ghosts_cover_the_batch_and_none_has_one_example(examples: int, ghost: i
 @pytest.mark.parametrize("pieces", [[3] * 5, [4, 4, 5], [1] * 13, [7]])
 @pytest.mark.parametrize("parts", [1, 2, 3, 11])
 def test_cutting_keeps_every_piece_whole_and_in_order(pieces: list[int], parts: int) -> None:
-    shares = batching.cut(pieces, parts)
+    shares = cutting.cut(pieces, parts)
     assert len(shares) == parts
     assert [piece for share in shares for piece in share] == pieces
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
     for micro in (3, 8, 100):
         for share in shares:
-            sizes = batching.micro_batch_sizes(share, micro)
+            sizes = cutting.micro_batch_sizes(share, micro)
             assert sum(sizes) == sum(share)
             assert all(size <= max(micro, max(share)) for size in sizes)
 

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 TORCH_FREE = [
     "rebatch",
     "rebatch.batching",
+    "rebatch.cutting",
     "rebatch.draws",
     "rebatch.execution",
     "rebatch.knee",

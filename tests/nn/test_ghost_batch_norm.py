@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.testing import assert_close
 
-from rebatch.batching import ghost_sizes
+from rebatch.cutting import ghost_sizes
 from rebatch.errors import RequestError
 from rebatch.nn import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d, convert_ghost_batch_norm
 from rebatch.nn.ghost_batch_norm import GhostBatchNorm

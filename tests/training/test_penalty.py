@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rebatch import draws
-from rebatch.batching import ghost_sizes
+from rebatch.cutting import ghost_sizes
 from rebatch.data.sets import DataSet, Splits
 from rebatch.errors import RequestError
 from rebatch.execution import Execution

@@ -37,8 +37,8 @@ def train(
     import msgspec
     import torch
 
-    from rebatch.batching import is_cut
     from rebatch.cli.train_run import run
+    from rebatch.cutting import is_cut
     from rebatch.distributed import World
     from rebatch.recipe_file import read_recipe
     from rebatch.study.continuing import continued

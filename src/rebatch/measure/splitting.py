@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
-from rebatch.batching import ghost_sizes
+from rebatch.cutting import ghost_sizes
 from rebatch.errors import RequestError
 from rebatch.nn.ghost_batch_norm import ghost_batch_sizes
 from rebatch.observation import Call, differentiable, repeating, unseen

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rebatch.batching import chunk_sizes, ghost_sizes
+from rebatch.cutting import chunk_sizes, ghost_sizes
 from rebatch.errors import RequestError, did_you_mean
 from rebatch.nn.normalization import normalize_ghosts
 

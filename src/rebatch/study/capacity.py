@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from rebatch.batching import refuse_split_ghosts
+from rebatch.cutting import refuse_split_ghosts
 from rebatch.errors import RequestError
 from rebatch.execution import Execution
 from rebatch.interval import Interval

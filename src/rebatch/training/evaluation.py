@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rebatch.batching import cut, offsets
+from rebatch.cutting import cut, offsets
 from rebatch.data.augment import Normalize
 from rebatch.data.batches import prepare
 from rebatch.data.sets import DataSet

@@ -11,17 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rebatch.batching import (
-    START,
-    Place,
-    cut,
-    ghost_sizes,
-    is_cut,
-    micro_batch_sizes,
-    offsets,
-    refuse_split_ghosts,
-    step_sizes,
-)
+from rebatch.batching import START, Place, step_sizes
+from rebatch.cutting import cut, ghost_sizes, is_cut, micro_batch_sizes, offsets, refuse_split_ghosts
 from rebatch.data.batches import BatchSource
 from rebatch.distributed import World
 from rebatch.errors import RequestError

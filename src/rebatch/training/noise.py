@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from rebatch import draws
-from rebatch.batching import chunk_sizes
+from rebatch.cutting import chunk_sizes
 from rebatch.errors import RequestError
 from rebatch.recipe import Recipe
 
