@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import pytest
 import torch
 
@@ -32,8 +33,10 @@ def made_images() -> Splits:
 def one_step_of(recipe: Recipe) -> Recipe:
     ghost = GHOST if recipe.ghost_batch_size is not None else None
     # The rate is made the same, since arms that differ in it alone take the same step.
+    penalty = recipe.gradient_penalty and msgspec.structs.replace(recipe.gradient_penalty, batch_size=GHOST)
     flat = recipe.as_tuned().with_lr(0.01).replace(batch_schedule=())
-    return flat.replace(batch_size=BATCH, ghost_batch_size=ghost, budget=Steps(1))
+    cut = {"ghost_batch_size": ghost, "gradient_penalty": penalty}
+    return flat.replace(batch_size=BATCH, budget=Steps(1), **cut)
 
 
 @pytest.mark.parametrize("study", [name for name, study in STUDIES.items() if study.task != "simulation"])

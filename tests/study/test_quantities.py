@@ -31,7 +31,7 @@ from rebatch.study.studies.mini_batches import (
     saddle_escape,
     small_batches,
 )
-from rebatch.study.studies.page_2018 import batch, forgetting, summed, sweep
+from rebatch.study.studies.page_2018 import batch, directions, forgetting, summed, sweep
 from rebatch.study.studies.rebatch import close_gap, rate_sweep
 from study.made_up import RECIPE, reached, run
 
@@ -50,6 +50,7 @@ HAND_COMPUTED = {
     momentum_reset.MOMENTUM_RESET,
     forgetting.FORGETTING,  # in test_page_forgetting.py
     summed.SUMS,  # in test_page_summed.py
+    directions.DIRECTIONS,  # in test_page_directions.py
     batch.BATCH,  # in test_page_batch.py
     sweep.SWEEP,  # in test_page_sweep.py
     gradient_error.GRADIENT_ERROR,  # in test_mini_batches.py

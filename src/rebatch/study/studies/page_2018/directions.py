@@ -13,7 +13,6 @@ import msgspec
 
 from rebatch.batching import total_steps
 from rebatch.equilibrium import rest_decay
-from rebatch.errors import RequestError
 from rebatch.recipe import Recipe, Sgd
 from rebatch.reduction import with_loss_reduction
 from rebatch.schedule import Constant
@@ -114,27 +113,27 @@ def directions_design(task: Task, scale: Scale) -> Design:
     """The recipe and its neighbors; a constant rate with strong decay and its neighbors; steps at rest."""
     size = (_DIGITS if is_digits(task) else _SIZES)[scale]
     recipe = with_loss_reduction(task.recipe, "mean")
-    sgd = recipe.optimizer
-    if not isinstance(sgd, Sgd) or sgd.momentum < 0.5:
-        raise RequestError(
-            f"page-directions doubles and halves 1 - momentum and so needs SGD with a momentum of at least 0.5; the "
-            f"recipe of {task.name} has {type(sgd).__name__}; take another task"
-        )
     base = recipe.replace(budget=shortened(recipe.budget, size.budget))
-    rested = _rested(recipe, task, size)
-    normed = task.name not in NO_BATCH_NORM
-    centers = {BASE: base, RESTED: rested} if normed else {BASE: base}
-    found = [each for each in LINES if each.from_arm in centers and (normed or each is not DECAY_EARLY)]
+    centers, found = {BASE: base}, [BATCH]
+    if moves := _moves_momentum(recipe):
+        found.append(MOMENTUM)
+    if normed := moves and task.name not in NO_BATCH_NORM:
+        centers[RESTED] = _rested(recipe, task, size)
+        found += [DECAY, DECAY_EARLY]
     arms = [Arm(name=name, recipe=center) for name, center in centers.items()]
     for each in found:
         center = centers[each.from_arm]
         arms += [Arm(name=each.arm(pair), recipe=each.move(center, *pair)) for pair in (*each.along, *each.across)]
     if normed:
+        rested, few = centers[RESTED], min(EXACT_SEEDS, size.seeds)
         arms += [Arm(name=name, recipe=_steady(rested, *of), probe=RelativeStep()) for name, of in STEADY.items()]
-        arms.append(
-            Arm(name=SAME_RUN, recipe=rested, probe=Rescaled(factor=LONGER), seeds=min(EXACT_SEEDS, size.seeds))
-        )
-    return Design(arms=tuple(arms), claims=_claims(size, normed=normed), seeds=size.seeds)
+        arms.append(Arm(name=SAME_RUN, recipe=rested, probe=Rescaled(factor=LONGER), seeds=few))
+    return Design(arms=tuple(arms), claims=_claims(size, moves=moves, normed=normed), seeds=size.seeds)
+
+
+def _moves_momentum(recipe: Recipe) -> bool:
+    """Whether 1 - m can be made `UP` times as large; where it cannot, only rate and batch move."""
+    return isinstance(recipe.optimizer, Sgd) and UP * (1.0 - recipe.optimizer.momentum) < 1.0
 
 
 def _rested(recipe: Recipe, task: Task, size: _Size) -> Recipe:
@@ -181,7 +180,7 @@ def _metrics(runs: SeedRuns, name: str) -> Mapping[str, float]:
     return runs[name].metrics if name in runs else {}
 
 
-def _claims(size: _Size, *, normed: bool) -> tuple[Claim, ...]:
+def _claims(size: _Size, *, moves: bool, normed: bool) -> tuple[Claim, ...]:
     def claim(id_: str, statement: str, test: Test, why: str, *premise: Quantity) -> Claim:
         source = f"Page 2018, parts 5 and 6, {id_.partition('-')[0]}"
         return Claim(id=id_, statement=statement, source=source, test=test, expected=None, why=why, premise=premise)
@@ -204,17 +203,14 @@ def _claims(size: _Size, *, normed: bool) -> tuple[Claim, ...]:
         )
         return claim(id_, statement, test, why + seeds, premise)
 
-    claims = [
-        flat_claim("P17-batch", "lr/B is a flat direction: rate and batch may grow or fall fourfold together", BATCH),
-        flat_claim("P17-momentum", "So is lr/(1-m): rate and 1 - momentum may", MOMENTUM),
-    ]
-    if not normed:
-        return tuple(claims)
     near = f"Within a factor of {NEAR:g}; the closed form takes gradients for noise without memory. {seeds}"
     at_rest = AllOf(tuple(Quantity(f"ratio:{name}", low=1 / NEAR, high=NEAR, unit="x closed form") for name in STEADY))
     exact = f"Equal in float64 but for rounding that a run makes larger: {EQUAL:g}. {EXACT_SEEDS} seeds: an identity."
-    return (
-        *claims,
+    of_batch = flat_claim(
+        "P17-batch", "lr/B is a flat direction: rate and batch may grow or fall fourfold together", BATCH
+    )
+    of_momentum = flat_claim("P17-momentum", "So is lr/(1-m): rate and 1 - momentum may", MOMENTUM)
+    of_lengths = (
         flat_claim("P18", "lr x weight decay is a flat direction where lengths of weights have come to rest", DECAY),
         flat_claim("P18-early", "So it is for the recipe as it is, whose weights remember their start", DECAY_EARLY),
         claim(
@@ -230,6 +226,7 @@ def _claims(size: _Size, *, normed: bool) -> tuple[Claim, ...]:
             near,
         ),
     )
+    return (of_batch, *([of_momentum] if moves else []), *(of_lengths if normed else ()))
 
 
 DIRECTIONS = Study(
