@@ -161,6 +161,14 @@ class TestTheFile:
         for name, hit in hits.items():
             assert (hit - 0.95 * repeats) / math.sqrt(repeats * 0.95 * 0.05) > -4, (name, hits)
 
+    def test_of_a_part_of_the_run_is_refused(self, tmp_path: Path) -> None:
+        window = estimate(bounds(100.0, 10.0), bounds(2.0, 0.3), known(50.0))
+        whole = document(tmp_path / "whole.json", [window, window], examples=1280)
+        assert len(read_noise_course(whole, SGD).parts) == 2
+        cut = document(tmp_path / "cut.json", [window], examples=1280)
+        with pytest.raises(RequestError, match="the looks end after 640 of the run's 1,280 examples"):
+            read_noise_course(cut, SGD)
+
     def test_of_no_noise_scale_is_refused(self, tmp_path: Path) -> None:
         negative = estimate(bounds(100.0, 10.0), bounds(-2.0, 0.3), known(math.nan))
         silent = estimate(bounds(-1.0, 10.0), bounds(2.0, 0.3), Interval(0.0, 0.0, 5.0))
@@ -230,6 +238,7 @@ def test_from_a_measured_run_to_a_transferred_recipe(tmp_path: Path, capsys: pyt
     assert run(["transfer", recipe, "--batch-size", "256", *options, "--output", moved, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     looks = json.loads(Path(noise).read_text())["looks"]
+    assert looks[-1]["examples"] == json.loads(Path(noise).read_text())["examples"]
     trace, square = (sum(look["noise_scale"][name]["estimate"] for look in looks) for name in ("trace", "square"))
     gain = (1 + trace / square * (1 / 32 - 1 / 1024)) / (1 + trace / square * (1 / 256 - 1 / 1024))
     tuned = found["changes"][1]

@@ -93,13 +93,14 @@ class _Look(msgspec.Struct):
 
 
 class _Document(msgspec.Struct):
-    """What the command writes."""
+    """What the command writes; `examples` are those of the whole run."""
 
     task: str
     seed: int
     norm: Norm
     recipe: dict[str, Any]
     looks: list[_Look]
+    examples: int | None = None
 
 
 def read_noise_course(path: Path, tuned: Recipe, task: str | None = None) -> NoiseCourse:
@@ -159,7 +160,13 @@ def _spelled(table: dict[str, Any], name: str) -> str:
 
 
 def _course(found: _Document, path: Path) -> NoiseCourse:
-    shares = _shares([look.examples for look in found.looks])
+    seen = [look.examples for look in found.looks]
+    shares = _shares(seen)
+    if found.examples is not None and seen[-1] < found.examples:
+        raise RequestError(
+            f"the looks end after {seen[-1]:,} of the run's {found.examples:,} examples (did it diverge?), and a price "
+            "is summed over all of them; measure a run that reaches its end"
+        )
     whole = _whole([(share, look.noise_scale) for share, look in zip(shares, found.looks, strict=True)])
     parts = tuple((share, _part(look.noise_scale, whole)) for share, look in zip(shares, found.looks, strict=True))
     source = f"{path} ({found.task}, seed {found.seed}, {len(parts)} windows)"

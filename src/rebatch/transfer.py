@@ -107,7 +107,7 @@ def transfer(
         price(tuned, moved, move.examples),
         notes,
         move.expected,
-        next((bounds for rule in chosen if (bounds := rule.bounds(moved, move)) is not None), None),
+        None if move.facts.contrastive else next(filter(None, (rule.bounds(moved, move) for rule in chosen)), None),
     )
 
 

@@ -126,7 +126,11 @@ def test_what_cannot_be_continued_is_told_in_one_line(place: Place) -> None:
         (LARGE, ["--precision", "float64"], "has precision float32, this one float64; go on with --precision float32"),
         (LARGE, ["--task", "digits/mlp-plain"], "has task digits/mlp, this one digits/mlp-plain; go on with --task"),
         (SMALL.replace(optimizer=AdamW(lr=0.01)), [], "a run by optimizer 'sgd' cannot go on by 'adamw'"),
-        (LARGE.replace(budget=Epochs(0.2)), [], "give it more than 0.2 epochs"),
+        (
+            LARGE.replace(budget=Epochs(0.2)),
+            [],
+            "budget of 0.2 epochs, which is that of the whole run, is spent by then",
+        ),
     ):
         assert line in place.refused(recipe, "new", *old, *options)
     with folder.held():

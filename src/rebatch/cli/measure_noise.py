@@ -29,6 +29,7 @@ def noise_scale(
     """
     import msgspec
 
+    from rebatch.batching import examples_seen, total_steps
     from rebatch.cli.measuring import chosen_run
     from rebatch.cli.output import say, write_json
     from rebatch.errors import RequestError
@@ -49,5 +50,6 @@ def noise_scale(
             say(f"{look.step:>8,} {look.examples:>10,} {look.train_loss:>10.4g}  {look.noise_scale or 'too few steps'}")
     if json:
         looked = [msgspec.to_builtins(look) for look in found]
-        about = {"task": run.name, "seed": seed, "norm": norm, "recipe": to_table(run.recipe)}
+        planned = examples_seen(total_steps(run.recipe, len(run.data.train)), len(run.data.train), run.recipe)
+        about = {"task": run.name, "seed": seed, "norm": norm, "recipe": to_table(run.recipe), "examples": planned}
         write_json(msgspec.json.encode({**about, "looks": looked}))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rebatch.noise_course import in_words
 from rebatch.price import sizes
 from rebatch.recipe import Recipe
 from rebatch.rules.move import Move
@@ -30,8 +31,13 @@ def growth_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
         return ()
     worst = max(beyond, key=lambda stage: stage.new / max(stage.critical.estimate, 1.0))
     there = worst.critical
-    shown = f"{there.estimate:.4g}" + ("" if there.low == there.high else f" [{there.low:.3g}, {there.high:.3g}]")
+    shown = f"{there.estimate:.4g}" if there.low == there.high else in_words(there)
     known = "noise scale" if move.facts.critical_batch_size is None else "critical batch size"
+    if worst.new <= there.high and there.low < there.high:
+        return (
+            f"the batch grows to {worst.new:g}, perhaps beyond the {known} there, {shown}: if so, it saves few steps "
+            "from then on, and the same loss takes more examples",
+        )
     return (
         f"the batch grows to {worst.new:g}, beyond the {known} there, {shown}: from then on it "
         "saves few steps, and the same loss takes more examples",
@@ -44,5 +50,6 @@ def run_notes(move: Move) -> Sequence[str]:
     if course is None:
         return ()
     source = f" from {course.source}" if course.source else ""
-    priced = "" if move.facts.critical_batch_size is not None else "; the same loss is priced window by window"
+    no_price = move.facts.critical_batch_size is not None or move.facts.contrastive
+    priced = "" if no_price else "; the same loss is priced window by window"
     return (f"noise scale{source}: {course}{priced}",)

@@ -169,7 +169,8 @@ class Store:
         marker = root / "store.json"
         if not marker.exists():
             if not create:
-                raise RequestError(f"{root} is not a store of runs (no store.json); `rebatch study run` makes one")
+                makers = "`rebatch study run` and `rebatch train --store` make one"
+                raise RequestError(f"{root} is not a store of runs (no store.json); {makers}")
             _create(root, marker)
         found = _format(marker)
         if found != FORMAT:

@@ -99,7 +99,8 @@ def require_budget(recipe: Recipe, examples: int, at: Place) -> None:
     if total_steps(recipe, examples, at) <= at.step:
         raise RequestError(
             f"the earlier run has seen {at.seen:,} examples in {at.seen / examples:.4g} epochs, and the recipe's "
-            f"budget, which is that of the whole run, ends there; give it more than {_budget(recipe)}"
+            f"budget of {_budget(recipe)}, which is that of the whole run, is spent by then; give it one that reaches "
+            "beyond that place"
         )
 
 
