@@ -142,6 +142,7 @@ def judge(stores: Sequence[Path]) -> dict[str, Any]:
         "all": _with_intervals(np.nanmean(points, axis=0), bootstrap(drawn, rng)),
         "by_optimizer": by_optimizer,
         "by_group": alone,
+        "covered": {group.name: _coverage(group) for group in groups},
         "noise_scale_from": {
             name: {group.name: _short(score(group, list(group.by_seed), list(window)), NOISY) for group in groups}
             for name, window in WINDOWS.items()
@@ -226,6 +227,17 @@ def _agreement(group: Group) -> float | None:
             for size in own.keys() & others.keys()
         ]
     return _rounded(_mean(near))
+
+
+def _coverage(group: Group) -> dict[str, Any]:
+    """How many of the pairs have their best rate within the 90 % bounds that `rebatch transfer` gives."""
+    found = landings(group.trials(list(group.by_seed)), group.recipe, group.examples)
+    counts = {}
+    for rule in CARRIED:
+        known = [landing.covered for landing in found if landing.rule == rule and landing.covered is not None]
+        if known:
+            counts[rule] = {"pairs": len(known), "covered": sum(known)}
+    return counts
 
 
 def _interval(found: Interval) -> dict[str, float | None]:

@@ -10,7 +10,7 @@ from rebatch.batching import total_steps
 from rebatch.cli.main import run
 from rebatch.errors import RequestError
 from rebatch.interval import Interval
-from rebatch.knee import Knee
+from rebatch.knee import Knee, rate_interval
 from rebatch.noise_course import NoiseCourse
 from rebatch.price import expected
 from rebatch.recipe import Adagrad, AdamW, Budget, Epochs, Examples, Optimizer, Recipe, RmsProp, Sgd, Steps
@@ -216,9 +216,37 @@ def test_a_noise_scale_of_at_least_so_much_is_the_linear_rule_with_a_bound() -> 
     found = transfer(SGD, batch_size=1024, rules="gain_lr", facts=facts)
     assert found.recipe.optimizer.lr == pytest.approx(0.8)
     assert found.lr is not None
-    assert found.lr.low == pytest.approx(0.1 * (1 + 100 / 128) / (1 + 100 / 1024))
+    alone = math.log((1 + 100 / 128) / (1 + 100 / 1024) / 8)
+    tried = rate_interval(0.8, 8.0, "unknown")
+    assert math.log(found.lr.low / 0.8) == pytest.approx(-math.hypot(alone, math.log(tried.low / 0.8)))
+    assert found.lr.high == pytest.approx(tried.high)  # the noise scale has no more to give
     with pytest.raises(RequestError, match="the estimate of noise_scale must be positive, got 0"):
         Facts(noise_scale=Interval(0.0, 0.0, 100.0))
+
+
+@pytest.mark.parametrize("rules", ["linear", "gain_lr", "default"])
+def test_a_rate_of_sgd_is_as_doubtful_as_one_without_a_knee_was_where_it_was_tried(rules: str) -> None:
+    facts = Facts(noise_scale=1e12)
+    for size in (32, 512):
+        found = transfer(SGD, batch_size=size, rules=rules, facts=Facts() if rules == "linear" else facts)
+        lr = found.recipe.optimizer.lr
+        assert found.lr == rate_interval(lr, size / 128, "unknown")
+    assert transfer(SGD, batch_size=512, rules="default", facts=Facts()).lr == rate_interval(0.4, 4.0, "unknown")
+
+
+def test_nobody_knows_how_far_a_rule_of_another_optimizer_is_off() -> None:
+    assert transfer(ADAM, batch_size=256, rules=["linear_lr", "same_epochs"]).lr is None
+    assert transfer(ADAM, batch_size=256, rules=["gain_lr", "same_epochs"], facts=Facts(noise_scale=100.0)).lr is None
+    assert transfer(SGD, batch_size=512, rules=["sqrt_lr", "same_epochs"]).lr is None
+    assert transfer(ADAM, batch_size=256, rules=["sqrt_lr", "same_epochs"]).lr is not None
+
+
+def test_a_full_batch_without_noise_leaves_the_bound_open() -> None:
+    """From N examples on, at a noise scale without upper bound, the best rate of fewer may be as low as it likes."""
+    facts = Facts(noise_scale=Interval(500.0, 100.0, math.inf))
+    found = transfer(SGD.replace(batch_size=1000), batch_size=100, rules="gain_lr", examples=1000, facts=facts)
+    assert found.lr is not None
+    assert found.lr.low == 0.0
 
 
 def test_an_eigenvalue_is_used_or_said_not_to_be() -> None:

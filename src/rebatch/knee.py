@@ -91,7 +91,8 @@ class Doubt(NamedTuple):
 
 # Scaled so that 1.645 s covers 90 % of the pairs of 17 AdamW language models, kappa 2 to 128, the law fitted without
 # the models of that size ("law"), K fitted to the model's other batch sizes ("sweep"), the square root ("unknown"):
-# `doubts` in results/benchmarks/step_law.json. Elsewhere they are a guess, and the likelier a low one.
+# `doubts` in results/benchmarks/step_law.json. Elsewhere they are a guess, and the likelier a low one. Of SGD's gain
+# and linear rule "unknown" covers about as many of the pairs of two sweeps: `covered` in rate_rules.json there.
 DOUBTS: dict[Known, Doubt] = {
     "sweep": Doubt(tuned=0.22, exponent=0.06),
     "law": Doubt(tuned=0.23, exponent=0.07),

@@ -29,10 +29,10 @@ def noise_scale(
     """
     import msgspec
 
-    from rebatch.batching import examples_seen, total_steps
     from rebatch.cli.measuring import chosen_run
     from rebatch.cli.output import say, write_json
     from rebatch.errors import RequestError
+    from rebatch.price import cost
     from rebatch.recipe_file import to_table
     from rebatch.study.noise_along import noise_scale_along
 
@@ -50,6 +50,6 @@ def noise_scale(
             say(f"{look.step:>8,} {look.examples:>10,} {look.train_loss:>10.4g}  {look.noise_scale or 'too few steps'}")
     if json:
         looked = [msgspec.to_builtins(look) for look in found]
-        planned = examples_seen(total_steps(run.recipe, len(run.data.train)), len(run.data.train), run.recipe)
+        planned = cost(run.recipe, len(run.data.train)).examples
         about = {"task": run.name, "seed": seed, "norm": norm, "recipe": to_table(run.recipe), "examples": planned}
         write_json(msgspec.json.encode({**about, "looks": looked}))

@@ -62,7 +62,7 @@ def _price_table(result: Transfer) -> Table:
 def _expected(result: Transfer) -> list[Text]:
     lines = []
     if result.lr is not None:
-        low, high = show(result.lr.low), show(result.lr.high)
+        low, high = (f"{end:.3g}" for end in (result.lr.low, result.lr.high))
         lines.append(f"best learning rate: {show(result.lr.estimate)}, with 90 % confidence {low} to {high}")
     if result.expected is not None:
         steps, examples = (_factor(each) for each in (result.expected.steps_factor, result.expected.examples_factor))

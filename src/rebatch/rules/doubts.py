@@ -26,21 +26,21 @@ def contrastive_doubts(move: Move) -> Sequence[str]:
 def growth_doubts(recipe: Recipe, move: Move) -> Sequence[str]:
     """A batch that grows beyond where more examples buy fewer steps, at that time of the run where it is known."""
     first = recipe.batch_size
-    beyond = [stage for stage in move.stages(sizes(recipe)) if stage.new > max(first, stage.critical.estimate)]
-    if not beyond:
+    too_large = [stage for stage in move.stages(sizes(recipe)) if stage.new > max(first, stage.critical.estimate)]
+    if not too_large:
         return ()
-    worst = max(beyond, key=lambda stage: stage.new / max(stage.critical.estimate, 1.0))
+    worst = max(too_large, key=lambda stage: stage.new / max(stage.critical.estimate, 1.0))
     there = worst.critical
     shown = f"{there.estimate:.4g}" if there.low == there.high else in_words(there)
     known = "noise scale" if move.facts.critical_batch_size is None else "critical batch size"
-    if worst.new <= there.high and there.low < there.high:
-        return (
-            f"the batch grows to {worst.new:g}, perhaps beyond the {known} there, {shown}: if so, it saves few steps "
-            "from then on, and the same loss takes more examples",
-        )
+    beyond, then = (
+        ("perhaps beyond", "if so, it saves few steps from then on")
+        if worst.new <= there.high
+        else ("beyond", "from then on it saves few steps")
+    )
     return (
-        f"the batch grows to {worst.new:g}, beyond the {known} there, {shown}: from then on it "
-        "saves few steps, and the same loss takes more examples",
+        f"the batch grows to {worst.new:g}, {beyond} the {known} there, {shown}: {then}, and the same loss takes more "
+        "examples",
     )
 
 

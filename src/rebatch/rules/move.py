@@ -127,7 +127,7 @@ class Move:
     def stages(self, after: Sizes | None = None) -> list[Stage]:
         """The run by batch sizes, tuned and `after` (by default kappa times as large), and critical batch size.
 
-        None where neither that nor the noise scale is known, or where the loss itself is another.
+        Empty where neither that nor the noise scale is known, or where the loss itself is another.
         """
         before, course = sizes(self.tuned), self.facts.critical_course
         if course is None or self.facts.contrastive:

@@ -83,7 +83,7 @@ def default_lr(recipe: Recipe, move: Move) -> Recipe:
 
 @dataclass(frozen=True)
 class Curve:
-    """The factor on the learning rate, what gives it, the doubt about it, and how an Adam-like knee is known."""
+    """The factor on the learning rate, what gives it, the doubt about it, and how its knee is known, if it has one."""
 
     factor: float
     why: str
@@ -124,7 +124,8 @@ def default_curve(move: Move) -> Curve:
             f"all the same with --rules {'linear' if sgd else published}"
         )
     if sgd:
-        return Curve(move.kappa, linear_why(move), "the linear rule holds below the noise scale, which is not given")
+        doubt = "the linear rule holds below the noise scale, which is not given"
+        return Curve(move.kappa, linear_why(move), doubt, "unknown")
     return Curve(
         math.sqrt(move.kappa),
         f"x sqrt(kappa) = {math.sqrt(move.kappa):.4g}: right for Adam-like optimizers while noise dominates",
@@ -166,14 +167,34 @@ def knee_bounds(recipe: Recipe, move: Move) -> Interval:
     return rate_interval(recipe.optimizer.lr, move.kappa, move.facts.knee_from)
 
 
+def linear_bounds(recipe: Recipe, move: Move) -> Interval | None:
+    """Of `linear_lr`, for SGD: by how such rates were off."""
+    return _unknown(recipe, move) if isinstance(recipe.optimizer, Sgd) else None
+
+
+def sqrt_bounds(recipe: Recipe, move: Move) -> Interval | None:
+    """Of `sqrt_lr`, for AdamW."""
+    return _unknown(recipe, move) if isinstance(recipe.optimizer, AdamW) else None
+
+
+def _unknown(recipe: Recipe, move: Move) -> Interval:
+    return rate_interval(recipe.optimizer.lr, move.kappa, "unknown")
+
+
 def gain_bounds(recipe: Recipe, move: Move) -> Interval | None:
-    """Of `gain_lr`: the 95 % bounds of the noise scale carried over, and nothing of how the theory is off."""
+    """Of `gain_lr`, for SGD: how such rates were off, and in quadrature the noise scale's own bounds."""
     noise = move.facts.noise
-    if noise is None or noise.low == noise.high:
+    if noise is None or not isinstance(recipe.optimizer, Sgd):
         return None
-    factor = recipe.optimizer.lr / move.gain(noise.estimate)
-    low, high = sorted(factor * move.gain(end) for end in (noise.low, noise.high))
-    return Interval(recipe.optimizer.lr, low, high)
+    tried = _unknown(recipe, move)
+    moves = [_log(move.gain(end) / move.gain(noise.estimate)) for end in (noise.low, noise.high)]
+    down = math.hypot(math.log(tried.low / tried.estimate), min(moves))
+    up = math.hypot(math.log(tried.high / tried.estimate), max(moves))
+    return Interval(tried.estimate, tried.estimate * math.exp(-down), tried.estimate * math.exp(up))
+
+
+def _log(value: float) -> float:
+    return math.log(value) if value > 0.0 else -math.inf
 
 
 def default_bounds(recipe: Recipe, move: Move) -> Interval | None:

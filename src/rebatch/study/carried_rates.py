@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rebatch.errors import RequestError
-from rebatch.knee import Knee
-from rebatch.knee_fit import SHAPES, fit_knee
+from rebatch.interval import Interval
+from rebatch.knee_fit import SHAPES, KneeFit, fit_knee, predict
 from rebatch.recipe import Recipe, Sgd
 from rebatch.rules.move import Facts, Move
 from rebatch.rules.table import RULES
@@ -80,7 +80,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class Landing:
-    """Where a rule takes the rate tuned at `old` to at `new`; `relative` is the regret over the lowest loss there."""
+    """Where a rule takes the rate tuned at `old` to at `new`; `relative` is the regret over the lowest loss there.
+
+    `bounds` are those of 90 % that the rule gives the best rate, None where it gives none.
+    """
 
     rule: str
     old: int
@@ -90,6 +93,12 @@ class Landing:
     regret: float
     relative: float
     beyond: bool
+    bounds: Interval | None
+
+    @property
+    def covered(self) -> bool | None:
+        """Whether the best rate lies within the bounds; None without bounds."""
+        return None if self.bounds is None else self.bounds.low <= self.best_lr <= self.bounds.high
 
     @property
     def near(self) -> bool:
@@ -128,16 +137,18 @@ def landings(
     """
     known = curves(trials, tenths, highest=highest)
     pairs = [(old, new) for old, new in product(known, repeat=2) if _kappa(old, new) >= LEAST_KAPPA]
-    knees = {new: _knee_without(trials, new, recipe, highest) for new in known}
+    fits = {new: _fit_without(trials, new, recipe, highest) for new in known}
     found = []
     for rule, (old, new) in product(CARRIED, pairs):
-        facts = Facts(noise_scale=known[old].noise_scale)
-        if rule == "sweep":
-            if (knee := knees[new]) is None:
-                continue
-            facts = Facts(knee=knee, knee_from="sweep")
-        lr = _carried(rule, recipe.replace(batch_size=old).with_lr(known[old].best.lr), new, examples, facts)
-        found.append(_landing(rule, old, new, lr, known[new]))
+        tuned = recipe.replace(batch_size=old).with_lr(known[old].best.lr)
+        if rule != "sweep":
+            lr, bounds = _carried(rule, Move(tuned, new, examples, Facts(noise_scale=known[old].noise_scale)))
+        elif (fit := fits[new]) is not None:
+            lr, _ = _carried(rule, Move(tuned, new, examples, Facts(knee=fit.knee, knee_from="sweep")))
+            bounds = predict(fit, new)  # as `rebatch transfer --from-sweep`
+        else:
+            continue
+        found.append(_landing(rule, old, new, lr, bounds, known[new]))
     return found
 
 
@@ -160,25 +171,28 @@ def _counted(trial: Trial) -> float:
     return min(trial.loss, trial.chance_loss) if not math.isnan(trial.loss) else trial.chance_loss
 
 
-def _knee_without(trials: Sequence[Trial], new: int, recipe: Recipe, highest: float) -> Knee | None:
+def _fit_without(trials: Sequence[Trial], new: int, recipe: Recipe, highest: float) -> KneeFit | None:
     """Of the sweep's other batch sizes, None where they are too few."""
     shape = SHAPES["sgd" if isinstance(recipe.optimizer, Sgd) else "adamw"]
     try:
-        return fit_knee(_sweep([trial for trial in trials if trial.batch_size != new], highest), shape).knee
+        return fit_knee(_sweep([trial for trial in trials if trial.batch_size != new], highest), shape)
     except RequestError:
         return None
 
 
-def _carried(rule: str, tuned: Recipe, new: int, examples: int, facts: Facts) -> float:
+def _carried(rule: str, move: Move) -> tuple[float, Interval | None]:
+    """The rate, and its bounds."""
     name = CARRIED[rule]
-    moved = tuned if name is None else RULES[name].apply(tuned, Move(tuned, new, examples, facts))
-    return moved.optimizer.lr
+    if name is None:
+        return move.tuned.optimizer.lr, None
+    moved = RULES[name].apply(move.tuned, move)
+    return moved.optimizer.lr, RULES[name].bounds(moved, move)
 
 
-def _landing(rule: str, old: int, new: int, lr: float, there: Curve) -> Landing:
+def _landing(rule: str, old: int, new: int, lr: float, bounds: Interval | None, there: Curve) -> Landing:
     regret = there.regret(lr)
     relative = regret / float(there.losses.min())
-    return Landing(rule, old, new, lr, there.best.lr, regret, relative, there.is_beyond(lr))
+    return Landing(rule, old, new, lr, there.best.lr, regret, relative, there.is_beyond(lr), bounds)
 
 
 def _sweep(trials: Sequence[Trial], highest: float) -> Sweep:

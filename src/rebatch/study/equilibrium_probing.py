@@ -56,23 +56,12 @@ def rescaled(spec: RunSpec, task: Task, data_dir: Path | None) -> Measured:
     """
     wanted, recipe, data = spec.probe, spec.recipe, splits_of(spec, task, data_dir)
     assert isinstance(wanted, Rescaled)
-    model = task.model(spec.seed, data).double()
-    places = _before_a_norm(model, data, task)
-    for place, weight in enumerate(trainable(model)):
-        weight.requires_grad_(place in places)
-    for layer in plain_batch_norms(model).values():
-        layer.eps = NO_EPS
-    other, square = copy.deepcopy(model), wanted.factor**2
-    with torch.no_grad():
-        for weight in trainable(other):
-            weight.mul_(wanted.factor)
+    model = _without_a_length(task, spec.seed, data)
+    other = _stretched(model, wanted.factor)
     start = [weight.detach().clone() for weight in trainable(model)]
-    optimizer = recipe.optimizer
-    assert isinstance(optimizer, Sgd)
     before = _outputs(model, data)
     _run(model, data, recipe, spec.seed)
-    stretched = structs.replace(optimizer, lr=square * optimizer.lr, weight_decay=optimizer.weight_decay / square)
-    _run(other, data, recipe.replace(optimizer=stretched), spec.seed)
+    _run(other, data, _for_stretched(recipe, wanted.factor), spec.seed)
     apart = _length([one - two / wanted.factor for one, two in zip(trainable(model), trainable(other), strict=True)])
     travelled = _length([weight - old for weight, old in zip(trainable(model), start, strict=True)])
     outputs, others = _outputs(model, data), _outputs(other, data)
@@ -80,6 +69,34 @@ def rescaled(spec: RunSpec, task: Task, data_dir: Path | None) -> Measured:
         "weights_apart": apart / travelled,
         "outputs_apart": _length([outputs - others]) / _length([outputs - before]),
     }
+
+
+def _without_a_length(task: Task, seed: int, data: Splits) -> nn.Module:
+    """In float64, of which only the weights before a norm are trained, whose length nothing but an eps knows."""
+    model = task.model(seed, data).double()
+    places = _before_a_norm(model, data, task)
+    for place, weight in enumerate(trainable(model)):
+        weight.requires_grad_(place in places)
+    for layer in plain_batch_norms(model).values():
+        layer.eps = NO_EPS
+    return model
+
+
+def _stretched(model: nn.Module, factor: float) -> nn.Module:
+    """A copy whose trainable weights are `factor` times as long."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in trainable(other):
+            weight.mul_(factor)
+    return other
+
+
+def _for_stretched(recipe: Recipe, factor: float) -> Recipe:
+    """What runs the same way there."""
+    optimizer, square = recipe.optimizer, factor**2
+    assert isinstance(optimizer, Sgd)
+    longer = structs.replace(optimizer, lr=square * optimizer.lr, weight_decay=optimizer.weight_decay / square)
+    return recipe.replace(optimizer=longer)
 
 
 def _run(model: nn.Module, data: Splits, recipe: Recipe, seed: int) -> None:
