@@ -92,3 +92,29 @@ def test_how_low_the_linear_rule_carries_a_long_way_down_is_as_the_page_says() -
     shown = [f"{value:.2f}"[1:] for value in (statistics.geometric_mean(ratios), min(ratios), max(ratios))]
     assert len(ratios) == 6
     assert "at 1/8 and 1/16 it carries to {} of the best rate (six pairs, {} to {})".format(*shown) in page
+
+
+def test_how_many_best_rates_lie_within_the_bounds_is_as_the_page_says() -> None:
+    kept = json.loads((ROOT / "results" / "benchmarks" / "rate_rules.json").read_text())
+    page = " ".join((ROOT / "docs" / "choosing-a-rule.md").read_text().split())
+
+    def covered(rule: str, *optimizers: str) -> tuple[int, int]:
+        groups = [each for name, each in kept["covered"].items() if name.endswith(optimizers)]
+        counts = [each[rule] for each in groups]
+        return sum(each["covered"] for each in counts), sum(each["pairs"] for each in counts)
+
+    sgd, adamw = covered("default", "sgd"), covered("default", "adamw")
+    linear, root, sweep = covered("linear", "sgd"), covered("sqrt", "adamw"), covered("sweep", "sgd", "adamw")
+    assert {pairs for _, pairs in (sgd, adamw, linear, root)} == {40}
+    assert (
+        f"of 40 pairs each: linear for SGD {linear[0]}, the default for SGD {sgd[0]} and for AdamW {adamw[0]}, the "
+        f"square root for AdamW {root[0]}, a sweep's knee {sweep[0]} of {sweep[1]}." in page
+    )
+
+
+def test_bounds_are_counted_for_the_rules_that_give_some(found: dict[str, Any]) -> None:
+    for name, counts in found["covered"].items():
+        own = ("linear", "gain") if name.endswith("sgd") else ("sqrt",)
+        assert set(counts) - {"sweep"} == {"default", *own}  # a sweep of few batch sizes shows no knee
+        assert all(0 <= each["covered"] <= each["pairs"] for each in counts.values())
+        assert counts["default"]["covered"] == counts["default"]["pairs"] > 0

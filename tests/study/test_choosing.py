@@ -25,6 +25,7 @@ from rebatch.study.execute import execute
 from rebatch.study.plan import Arm, Design, Plan, Study, make_plan
 from rebatch.study.store import Result, Store
 from rebatch.tasks import TASKS
+from study.processes import command, finish, numbers
 
 STUDY = f"{Path(__file__).parent / 'choosing_study.py'}:choosing"
 DIGITS = TASKS["digits/mlp"]
@@ -241,31 +242,10 @@ def test_an_arm_that_could_never_run_is_refused_in_one_line(arm: Arm, message: s
 # From the command line, with a user's own study
 
 
-def command(store: Path, *options: str) -> list[str]:
-    wanted = ("--task", "digits", "--store", str(store), "--json", *options)
-    return [sys.executable, "-m", "rebatch", "study", "run", STUDY, *wanted]
-
-
-def finish(store: Path, *options: str) -> dict[str, Any]:
-    done = subprocess.run(command(store, *options), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    document: dict[str, Any] = json.loads(done.stdout)
-    return document
-
-
-def numbers(store: Path) -> dict[str, Any]:
-    found = {}
-    for result in store.glob("runs/*/result.json"):
-        kept = json.loads(result.read_text())
-        del kept["seconds"], kept["environment"]
-        found[result.parent.name] = (kept, (result.parent / "rows.jsonl").read_text())
-    return found
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     store = tmp_path_factory.mktemp("choosing") / "store"
-    return store, finish(store, "--jobs", "2")
+    return store, finish(STUDY, store, "--jobs", "2")
 
 
 def test_a_users_study_chooses_measures_and_probes(undisturbed: tuple[Path, dict[str, Any]]) -> None:
@@ -302,7 +282,10 @@ def test_killed_after_it_has_chosen_it_ends_with_the_same_choice_and_numbers(
 ) -> None:
     store = tmp_path / "store"
     process = subprocess.Popen(
-        command(store, "--jobs", "1"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command(STUDY, store, "--jobs", "1"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 60
     while len(numbers(store)) < 7 and process.poll() is None and time.monotonic() < deadline:
@@ -310,7 +293,7 @@ def test_killed_after_it_has_chosen_it_ends_with_the_same_choice_and_numbers(
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     kept = numbers(store)
-    document = finish(store, "--jobs", "1")
+    document = finish(STUDY, store, "--jobs", "1")
     assert document["runs"]["reused"] == len(kept) >= 1
     assert numbers(store) == numbers(undisturbed[0])
     for part in ("arms", "candidates", "quantities", "claims"):
@@ -322,7 +305,7 @@ def test_only_what_is_not_shown_any_more_counts_as_hidden(
 ) -> None:
     store = tmp_path / "store"
     shutil.copytree(undisturbed[0], store)
-    done = subprocess.run(command(store, "--seeds", "1"), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command(STUDY, store, "--seeds", "1"), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     # The second seeds of `best` and `fixed`; the chosen run of the first seed is still shown.
     assert "seeds: 1 instead of 2; 2 finished runs are kept but not shown (--seeds 2)" in done.stderr
@@ -331,17 +314,17 @@ def test_only_what_is_not_shown_any_more_counts_as_hidden(
 
 def test_a_chosen_arm_is_announced_with_its_candidates(tmp_path: Path) -> None:
     options = ("--arm", "best", "--seeds", "1", "--jobs", "1")
-    done = subprocess.run(command(tmp_path / "store", *options), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command(STUDY, tmp_path / "store", *options), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "choosing-digits-mlp-quick: 6 of 6 runs to do, 1 at a time" in done.stderr
-    again = subprocess.run(command(tmp_path / "store", *options), capture_output=True, text=True, timeout=120)
+    again = subprocess.run(command(STUDY, tmp_path / "store", *options), capture_output=True, text=True, timeout=120)
     assert "all 7 runs are in the store" in again.stderr
 
 
 def test_the_same_command_again_runs_nothing(undisturbed: tuple[Path, dict[str, Any]]) -> None:
     store, document = undisturbed
     before = numbers(store)
-    again = finish(store)
+    again = finish(STUDY, store)
     assert again["runs"] == {"done": 9, "diverged": 2, "failed": 0, "reused": 11}
     assert again["candidates"] == document["candidates"]
     assert numbers(store) == before

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from rebatch.study.store import Store
+from study.processes import command, finish, numbers
 
 STUDY = f"{Path(__file__).parent / 'small_study.py'}:small"
 
@@ -44,32 +44,10 @@ other = Study(name="other", title="", source="", design=design)
 """
 
 
-def command(store: Path, *options: str, study: str = STUDY) -> list[str]:
-    task = [] if "--task" in options else ["--task", "digits"]
-    return [sys.executable, "-m", "rebatch", "study", "run", study, *task, "--store", str(store), "--json", *options]
-
-
-def finish(store: Path, *options: str, study: str = STUDY) -> dict[str, Any]:
-    done = subprocess.run(command(store, *options, study=study), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    document: dict[str, Any] = json.loads(done.stdout)
-    return document
-
-
-def numbers(store: Path) -> dict[str, Any]:
-    """All that runs measured, by run: rows, and results without time and environment."""
-    found = {}
-    for result in store.glob("runs/*/result.json"):
-        kept = json.loads(result.read_text())
-        del kept["seconds"], kept["environment"]
-        found[result.parent.name] = (kept, (result.parent / "rows.jsonl").read_text())
-    return found
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     store = tmp_path_factory.mktemp("undisturbed") / "store"
-    return store, finish(store, "--jobs", "2")
+    return store, finish(STUDY, store, "--jobs", "2")
 
 
 def test_all_runs_are_done_and_a_diverged_one_counts_at_chance(undisturbed: tuple[Path, dict[str, Any]]) -> None:
@@ -87,7 +65,7 @@ def test_all_runs_are_done_and_a_diverged_one_counts_at_chance(undisturbed: tupl
 def test_the_same_command_again_reuses_every_run(undisturbed: tuple[Path, dict[str, Any]]) -> None:
     store, document = undisturbed
     before = numbers(store)
-    again = finish(store)
+    again = finish(STUDY, store)
     assert again["runs"] == {"done": 4, "diverged": 2, "failed": 0, "reused": 6}
     assert again["arms"] == document["arms"]
     assert again["claims"] == document["claims"]
@@ -97,20 +75,20 @@ def test_the_same_command_again_reuses_every_run(undisturbed: tuple[Path, dict[s
 def test_an_arm_with_the_model_of_another_task_has_the_runs_of_that_task(tmp_path: Path) -> None:
     (tmp_path / "study.py").write_text(OTHER_MODEL)
     store, study = tmp_path / "store", f"{tmp_path / 'study.py'}:other"
-    done = finish(store, "--seeds", "1", "--jobs", "1", study=study)
+    done = finish(study, store, "--seeds", "1", "--jobs", "1")
     assert done["runs"] == {"done": 2, "diverged": 0, "failed": 0, "reused": 0}
     specs = [json.loads(path.read_text()) for path in store.glob("runs/*/spec.json")]
     assert sorted(spec["task"] for spec in specs) == ["digits/mlp", "digits/mlp-plain"]
     with_norm, plain = (arm["accuracy"]["mean"] for arm in done["arms"])
     assert with_norm != plain
-    again = finish(store, "--seeds", "1", "--jobs", "1", "--task", "digits/mlp-plain", study=study)
+    again = finish(study, store, "--seeds", "1", "--jobs", "1", "--task", "digits/mlp-plain")
     assert again["runs"]["reused"] == 1  # both arms are that task's own run
     assert [arm["accuracy"]["mean"] for arm in again["arms"]] == [plain, plain]
 
 
 def test_a_log_counts_the_runs_of_the_arms_that_are_asked_for(tmp_path: Path) -> None:
     options = ("--arm", "small", "--seeds", "2", "--jobs", "1")
-    done = subprocess.run(command(tmp_path / "store", *options), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command(STUDY, tmp_path / "store", *options), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[:3] == [
         "small-digits-mlp-quick: 2 of 2 runs to do, 1 at a time",
@@ -124,8 +102,8 @@ def test_a_log_counts_the_runs_of_the_arms_that_are_asked_for(tmp_path: Path) ->
 
 def test_more_seeds_run_only_what_is_missing(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     store = tmp_path / "store"
-    assert finish(store, "--seeds", "1", "--jobs", "1")["runs"]["reused"] == 0
-    assert finish(store, "--seeds", "2", "--jobs", "1")["runs"]["reused"] == 3
+    assert finish(STUDY, store, "--seeds", "1", "--jobs", "1")["runs"]["reused"] == 0
+    assert finish(STUDY, store, "--seeds", "2", "--jobs", "1")["runs"]["reused"] == 3
     # One worker or two: the same numbers, bit for bit.
     assert numbers(store) == numbers(undisturbed[0])
 
@@ -136,7 +114,10 @@ def test_killed_at_any_moment_it_ends_with_the_same_numbers(
     store = tmp_path / "store"
     for patience in (1, 3):  # results to wait for before the kill
         process = subprocess.Popen(
-            command(store, "--jobs", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            command(STUDY, store, "--jobs", "2"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         deadline = time.monotonic() + 60
         while len(numbers(store)) < patience and process.poll() is None and time.monotonic() < deadline:
@@ -147,7 +128,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_numbers(
     assert len(kept) >= 1
     expected = numbers(undisturbed[0])
     assert all(expected[run_id] == found for run_id, found in kept.items())
-    document = finish(store, "--jobs", "2")
+    document = finish(STUDY, store, "--jobs", "2")
     assert document["runs"]["reused"] == len(kept)
     assert numbers(store) == expected
 
@@ -160,7 +141,7 @@ def test_two_engines_on_one_store_share_the_work_and_do_no_run_twice(
     (tmp_path / "task.py").write_text(USERS_TASK.format(body=body))
     options = ("--jobs", "1", "--task", f"{tmp_path}/task.py:mine")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    engines = [subprocess.Popen(command(store, *options), **pipes) for _ in range(2)]  # type: ignore[call-overload]
+    engines = [subprocess.Popen(command(STUDY, store, *options), **pipes) for _ in range(2)]  # type: ignore[call-overload]
     outputs = [engine.communicate(timeout=120) for engine in engines]
     assert [engine.returncode for engine in engines] == [0, 0], outputs
     documents = [json.loads(out) for out, _ in outputs]
@@ -171,7 +152,7 @@ def test_two_engines_on_one_store_share_the_work_and_do_no_run_twice(
 def test_ctrl_c_stops_cleanly_and_keeps_what_is_done(tmp_path: Path) -> None:
     store = tmp_path / "store"
     process = subprocess.Popen(
-        command(store, "--jobs", "1", "--seeds", "400"),  # far from done when it is stopped
+        command(STUDY, store, "--jobs", "1", "--seeds", "400"),  # far from done when it is stopped
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -204,7 +185,7 @@ def test_a_run_that_fails_is_told_and_the_study_exits_with_1(body: str, reason: 
     (tmp_path / "task.py").write_text(USERS_TASK.format(body=body))
     store = tmp_path / "store"
     options = ("--task", f"{tmp_path}/task.py:mine", "--seeds", "1", "--jobs", "1")
-    done = subprocess.run(command(store, *options), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command(STUDY, store, *options), capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert json.loads(done.stdout)["runs"] == {"done": 0, "diverged": 0, "failed": 3, "reused": 0}
     last = done.stderr.strip().splitlines()[-1]
@@ -217,7 +198,7 @@ def test_a_run_that_fails_is_told_and_the_study_exits_with_1(body: str, reason: 
 def test_a_full_disk_stops_the_study_in_one_line_and_nothing_is_lost(tmp_path: Path) -> None:
     (tmp_path / "task.py").write_text(USERS_TASK.format(body="raise OSError(28, 'No space left on device', 'rows')"))
     options = ("--task", f"{tmp_path}/task.py:mine", "--jobs", "1")
-    done = subprocess.run(command(tmp_path / "store", *options), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command(STUDY, tmp_path / "store", *options), capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "No space left on device" in done.stderr.strip().splitlines()[-1]
@@ -226,7 +207,7 @@ def test_a_full_disk_stops_the_study_in_one_line_and_nothing_is_lost(tmp_path: P
 
 def test_a_wrong_request_of_every_run_stops_the_study_with_2(tmp_path: Path) -> None:
     options = ("--task", "mnist/f1", "--data-dir", str(tmp_path / "absent"), "--precision", "float32")
-    done = subprocess.run(command(tmp_path / "store", *options), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command(STUDY, tmp_path / "store", *options), capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "rebatch data fetch mnist" in done.stderr.strip().splitlines()[-1]
@@ -235,7 +216,7 @@ def test_a_wrong_request_of_every_run_stops_the_study_with_2(tmp_path: Path) -> 
 def test_what_a_users_model_prints_stays_out_of_the_json(tmp_path: Path) -> None:
     body = "print('hello'); os.system('echo world'); return TASKS['digits/mlp'].build()"
     (tmp_path / "task.py").write_text(USERS_TASK.format(body=body) + "print('read')")
-    document = finish(tmp_path / "store", "--task", f"{tmp_path}/task.py:mine", "--seeds", "1", "--jobs", "1")
+    document = finish(STUDY, tmp_path / "store", "--task", f"{tmp_path}/task.py:mine", "--seeds", "1", "--jobs", "1")
     assert document["runs"]["done"] == 2
 
 
@@ -256,7 +237,7 @@ def test_a_task_that_is_not_what_was_planned_stops_the_study_at_once_with_2(
     text = USERS_TASK.format(body=body) + f"mine = dataclasses.replace(mine, {change})\n"
     (tmp_path / "task.py").write_text(text)
     options = ("--task", f"{tmp_path}/task.py:mine", "--jobs", "1")
-    done = subprocess.run(command(tmp_path / "store", *options), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command(STUDY, tmp_path / "store", *options), capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert message in done.stderr.strip().splitlines()[-1]
     assert "Traceback" not in done.stderr
