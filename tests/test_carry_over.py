@@ -212,8 +212,98 @@ def test_what_nobody_knows_how_to_carry_is_refused_and_left_alone() -> None:
         assert torch.equal(state[name], value)
 
 
-@pytest.mark.parametrize("optimizer", [Lion(lr=1e-4), Lars(lr=1.0), Lamb(lr=1e-3), Muon(lr=0.02)])
-def test_a_state_that_nobody_worked_out_is_refused(optimizer: Optimizer) -> None:
-    before = Recipe(batch_size=16, optimizer=optimizer, budget=Epochs(1))
-    with pytest.raises(RequestError, match="at another batch size is not worked out: start the new optimizer"):
-        carried(before, before.replace(batch_size=64))
+# Optimizers that treat matrices and vectors apart, on layers of both kinds; a vector of weights is as long as it was.
+LAYERED: dict[str, tuple[Optimizer, dict[str, Any], int]] = {
+    "lion": (Lion(lr=TINY, betas=(0.9, 0.99)), {"betas": (0.9, 0.99**KAPPA)}, 300),
+    "lion, early": (Lion(lr=TINY, betas=(0.9, 0.99)), {"betas": (0.9, 0.99**KAPPA)}, 20),
+    "lamb": (Lamb(lr=TINY, betas=(0.9, 0.99)), {"betas": (0.9, 0.99**KAPPA)}, 1000),
+    "lars": (Lars(lr=TINY, momentum=0.9), {"lr": 2 * TINY}, 200),
+    "lars, another momentum": (Lars(lr=TINY, momentum=0.9), {"momentum": 0.5}, 200),
+    "muon": (Muon(lr=TINY, momentum=0.9, betas=(0.9, 0.99)), {"betas": (0.9, 0.99**KAPPA)}, 1000),
+    "muon, another momentum": (
+        Muon(lr=TINY, momentum=0.9, betas=(0.9, 0.99)),
+        {"momentum": 0.5, "betas": (0.9, 0.99**KAPPA)},
+        1000,
+    ),
+}
+
+
+def layered_recipes(case: str, reduction: Any) -> tuple[Recipe, Recipe]:
+    numbers, changes, _ = LAYERED[case]
+    before = Recipe(batch_size=OLD, optimizer=numbers, budget=Epochs(1), loss_reduction=reduction)
+    return before, before.replace(batch_size=NEW, optimizer=replace(numbers, **changes))
+
+
+def run_layers(recipe: Recipe, steps: int, seed: int) -> torch.optim.Optimizer:
+    """After `steps` steps of noisy gradients of a matrix between layers, a vector, and a matrix for the outputs."""
+    model = torch.nn.ParameterList([torch.ones(50, 80), torch.ones(COORDINATES), torch.ones(80, 50)])
+    optimizer, draws = build_optimizer(recipe, model), torch.Generator().manual_seed(seed)
+    scale = recipe.batch_size if recipe.loss_reduction == "sum" else 1
+    for _ in range(steps):
+        for weights in model:
+            noise = torch.randn(weights.shape, generator=draws) * (SPREAD / math.sqrt(recipe.batch_size))
+            weights.grad = scale * (G + noise)
+        optimizer.step()
+    return optimizer
+
+
+def layers(optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:
+    """Every weight's averages and buffers, in order."""
+    kept = ("momentum_buffer", "exp_avg", "exp_avg_sq", "step")
+    states = [optimizer.state[weight] for group in optimizer.param_groups for weight in group["params"]]
+    return [{name: state[name].detach().clone() for name in kept if name in state} for state in states]
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("case", LAYERED)
+def test_layer_by_layer_too_a_carried_state_is_that_of_a_run_that_had_the_batch_size(case: str, reduction: str) -> None:
+    before, after = layered_recipes(case, reduction)
+    steps = LAYERED[case][2]
+    optimizer = run_layers(before, steps, seed=1)
+    carry_over(optimizer, before, after, facts=NOISE)
+    twin = run_layers(after, round(steps / KAPPA), seed=2)
+    compared = 0
+    for found, expected in zip(layers(optimizer), layers(twin), strict=True):
+        assert found.keys() == expected.keys()
+        for name in found.keys() - {"step"}:
+            (ours, error), (theirs, other) = (
+                mean_and_error(found[name].flatten()),
+                mean_and_error(expected[name].flatten()),
+            )
+            assert abs(ours - theirs) < 4 * math.hypot(error, other), name
+            compared += 1
+    assert compared >= 3
+
+
+def test_of_lion_the_noise_too_is_that_of_the_new_batch_size() -> None:
+    before, after = layered_recipes("lion", "mean")
+    optimizer, twin = run_layers(before, 600, seed=1), run_layers(after, 120, seed=2)
+    carry_over(optimizer, before, after)
+    for found, expected in zip(layers(optimizer), layers(twin), strict=True):
+        ratio = (found["exp_avg"].std() / expected["exp_avg"].std()).item()
+        assert abs(ratio - 1) < 4 / math.sqrt(COORDINATES) + 0.02  # beta2 / (1 + beta2) differ by so much
+
+
+@pytest.mark.parametrize("facts", [None, NOISE], ids=["unknown", "known"])
+@pytest.mark.parametrize("case", LAYERED)
+def test_there_and_back_and_nowhere_restore_it_layer_by_layer(case: str, facts: Facts | None) -> None:
+    before, after = layered_recipes(case, "mean")
+    optimizer = run_layers(before, 13, seed=4)
+    kept = layers(optimizer)
+    carry_over(optimizer, before, before, facts=facts)
+    for now, then in zip(layers(optimizer), kept, strict=True):
+        assert all(torch.equal(now[name], then[name]) for name in then)
+    carry_over(optimizer, before, after, facts=facts)
+    carry_over(optimizer, after, before, facts=facts)
+    for now, then in zip(layers(optimizer), kept, strict=True):
+        for name in then:
+            torch.testing.assert_close(now[name], then[name], rtol=1e-5, atol=0.0)
+
+
+def test_a_state_is_of_its_own_optimizer_alone() -> None:
+    lion, lamb = layered_recipes("lion", "mean")[0], layered_recipes("lamb", "mean")[0]
+    optimizer = run_layers(lion, 2, seed=0)
+    with pytest.raises(RequestError, match="'lion' cannot go on as one of 'lamb'"):
+        carry_over(optimizer, lion, lamb)
+    with pytest.raises(RequestError, match=r"optimizer\.type is 'lamb', and the optimizer is Lion"):
+        carry_over(optimizer, lamb, lamb)

@@ -116,6 +116,22 @@ def test_continued_by_its_own_recipe_a_run_is_what_it_would_have_been(place: Pla
     assert (found["rows"], found["accuracy"]) == (whole["rows"], whole["accuracy"])
 
 
+def test_a_given_noise_scale_is_part_of_what_the_run_is(place: Place) -> None:
+    small = SMALL.replace(optimizer=AdamW(lr=0.001))
+    large = transfer(small, batch_size=256, rules=["sqrt_lr"], examples=TASK.train).recipe
+    place.killed(small, "old", rows=14)
+    old = ["--continue", str(place.folder / "old")]
+    plain = place.train(large, "new", *old)
+    known = place.train(large, "new", *old, "--noise-scale", "40")
+    assert known["rows"][-1]["train_loss"] != plain["rows"][-1]["train_loss"]
+    assert place.train(large, "new", *old, "--noise-scale", "40") == known
+    specs = [spec for spec in place.specs("new") if spec.continues is not None]
+    assert {spec.continues.noise_scale for spec in specs if spec.continues is not None} == {None, 40.0}
+    assert len({spec.run_id for spec in specs}) == 2
+    assert "--noise-scale says how a state is carried over, and goes" in place.refused(large, "x", "--noise-scale", "4")
+    assert "noise_scale must be positive, got 0" in place.refused(large, "x", *old, "--noise-scale", "0")
+
+
 def test_what_cannot_be_continued_is_told_in_one_line(place: Place) -> None:
     place.killed(SMALL, "old", rows=14)
     old = ["--continue", str(place.folder / "old")]

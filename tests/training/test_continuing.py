@@ -24,10 +24,11 @@ from rebatch.batching import (
 from rebatch.errors import RequestError
 from rebatch.measure import WeightDistance
 from rebatch.optimizers import set_lr
-from rebatch.recipe import AdamW, Budget, Epochs, Examples, Lion, Recipe, Sgd, Steps
+from rebatch.recipe import AdamW, Budget, Epochs, Examples, Lamb, Lars, Lion, Muon, Optimizer, Recipe, Sgd, Steps
 from rebatch.schedule import MultiStep, Plateau, lr_factor
 from rebatch.training import Checkpointer, EarlierRun, Row, train
 from rebatch.training.averaging import WeightAverage
+from rebatch.training.continuing import beginning, carried_state
 from toy import FLOAT64, RECIPE, assert_same_state, state_of, toy_model, toy_splits
 from training.runs import Outcome, run
 
@@ -283,11 +284,30 @@ def test_other_data_or_no_checkpoint_are_told(tmp_path: Path) -> None:
         run(PLAIN, start_from=EarlierRun(PLAIN, tmp_path / "absent.pt"))
 
 
-def test_a_state_that_nobody_can_carry_goes_on_at_its_batch_size_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", [Lion(lr=1e-3), Lars(lr=0.5), Lamb(lr=1e-2), Muon(lr=0.01)])
+def test_optimizers_that_few_have_moved_go_on_too(optimizer: Optimizer, tmp_path: Path) -> None:
     pytest.importorskip("pytorch_optimizer", reason="the extra `optimizers` is not installed")
-    lion = PLAIN.replace(optimizer=Lion(lr=1e-3))
-    rows, _ = run(lion, evaluations=37)
-    earlier, kept = stopped(lion, tmp_path / "checkpoint.pt", steps=4)
-    assert kept + run(lion, start_from=earlier, evaluations=37)[0] == rows
-    with pytest.raises(RequestError, match="state of optimizer 'lion' goes on at another batch size is not worked out"):
-        run(lion.replace(batch_size=8), start_from=earlier)
+    before = PLAIN.replace(optimizer=optimizer)
+    rows, _ = run(before, evaluations=37)
+    earlier, kept = stopped(before, tmp_path / "checkpoint.pt", steps=4)
+    assert kept + run(before, start_from=earlier, evaluations=37)[0] == rows
+    moved, _ = run(before.replace(batch_size=8), start_from=earlier, evaluations=37)
+    assert moved[-1]["examples"] == 3 * N
+    assert moved[-1]["train_loss"] < rows[0]["train_loss"]
+
+
+def test_the_noise_scale_of_the_moment_carries_the_squares(tmp_path: Path) -> None:
+    """Against the same by hand: one step after the switch, whose length is the second moment's."""
+    before, noise = PLAIN.replace(optimizer=ADAMW, max_grad_norm=None), 5.0
+    after = before.replace(batch_size=8)
+    earlier, _ = stopped(before, tmp_path / "checkpoint.pt", steps=4)
+    known = EarlierRun(earlier.recipe, earlier.checkpoint, noise_scale=noise)
+    (*_, first), (*_, second) = (run(after, start_from=each, evaluations=1000)[0] for each in (earlier, known))
+    assert first["train_loss"] != second["train_loss"]
+    begun = beginning(after, N, 1, checkpoint=None, start_from=known)
+    carried = carried_state(begun, after, toy_model().to(torch.float64), N)
+    state = Checkpointer(earlier.checkpoint).load()
+    assert state is not None
+    gain = (1 + noise * (1 / 16 - 1 / N)) / (1 + noise * (1 / 8 - 1 / N))
+    for found, old in zip(carried.values(), state["optimizer"]["state"].values(), strict=True):
+        torch.testing.assert_close(found["exp_avg_sq"], old["exp_avg_sq"] / gain, rtol=1e-6, atol=0.0)

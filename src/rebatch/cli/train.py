@@ -30,6 +30,10 @@ def train(
             metavar="STORE",
         ),
     ] = None,
+    noise_scale: Annotated[
+        float | None,
+        typer.Option("--noise-scale", help="With --continue: that of the moment, to carry squares of the gradient by."),
+    ] = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
@@ -40,12 +44,15 @@ def train(
     from rebatch.cli.train_run import run
     from rebatch.cutting import is_cut
     from rebatch.distributed import World
+    from rebatch.errors import RequestError
     from rebatch.recipe_file import read_recipe
     from rebatch.study.continuing import continued
     from rebatch.study.plan import RunSpec
     from rebatch.tasks import find_task
     from rebatch.tasks.find import run_digest
 
+    if noise_scale is not None and continue_ is None:
+        raise RequestError("--noise-scale says how a state is carried over, and goes with --continue; leave it out")
     if threads is not None:
         torch.set_num_threads(threads)
     found = find_task(task).sized(data_dir)
@@ -65,7 +72,9 @@ def train(
     if allow_batch_norm and cut and spec.recipe.ghost_batch_size is None:
         spec = msgspec.structs.replace(spec, batch_norm_cut=(micro_batch_size or 0, world.size))
     try:
-        spec, earlier = (spec, None) if continue_ is None else continued(spec, continue_, found.train, world)
+        earlier = None
+        if continue_ is not None:
+            spec, earlier = continued(spec, continue_, found.train, world, noise_scale=noise_scale)
         run(
             spec,
             found,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rebatch.errors import RequestError
 from rebatch.optimizers import LR_FACTOR, PageSgd
-from rebatch.recipe import Adagrad, AdamW, Optimizer, RmsProp, Sgd
+from rebatch.recipe import Adagrad, AdamW, Lamb, Lars, Lion, Muon, Optimizer, RmsProp, Sgd
 
 Group = dict[str, Any]
 Kind = type[Sgd] | type[AdamW] | type[RmsProp] | type[Adagrad]
@@ -24,6 +24,14 @@ KINDS: dict[type[torch.optim.Optimizer], Kind] = {
     torch.optim.AdamW: AdamW,
     torch.optim.RMSprop: RmsProp,
     torch.optim.Adagrad: Adagrad,
+}
+
+# What `build_optimizer` makes besides, by package and name: known, and not read.
+BUILT: dict[tuple[str, str], type[Optimizer]] = {
+    ("pytorch_optimizer", "Lion"): Lion,
+    ("pytorch_optimizer", "LARS"): Lars,
+    ("pytorch_optimizer", "Lamb"): Lamb,
+    ("rebatch", "MuonAdamW"): Muon,
 }
 
 # What all groups share, by torch's names, which are the recipe's.
@@ -116,10 +124,13 @@ def require_same_optimizer(numbers: Optimizer, optimizer: torch.optim.Optimizer)
     Raises:
         RequestError: they are not.
     """
-    kind, name = kind_of(optimizer), type(optimizer).__name__
-    if type(numbers) is not kind:
+    name = type(optimizer).__name__
+    ours = BUILT.get((type(optimizer).__module__.partition(".")[0], name))
+    if type(numbers) is not (ours or kind_of(optimizer)):
         tag = numbers.__struct_config__.tag
         raise RequestError(f"optimizer.type is {tag!r}, and the optimizer is {name}; read its own recipe (recipe_of)")
+    if ours is not None:
+        return
     if isinstance(numbers, Sgd) and numbers.lr_in_buffer != isinstance(optimizer, PageSgd):
         raise RequestError(
             f"optimizer.lr_in_buffer is {numbers.lr_in_buffer}, and the optimizer is {name}; use build_optimizer"

@@ -10,9 +10,12 @@ from rebatch.recipe import Recipe
 from rebatch.rules.move import Facts
 from rebatch.rules.state import Carry, carried
 
-# What a state holds per weight, and which factor of `Carry` moves it; Adam's are moved by `Carry.counted`.
-_FACTORS = {"momentum_buffer": "buffer", "square_avg": "square", "sum": "square"}
-_ADAM = {"exp_avg", "exp_avg_sq"}
+# What a state holds per weight, and which factor of `Carry` moves it. A momentum buffer has that of the weight's shape,
+# moments with a counter are moved by `Carry.counted`.
+_FACTORS = {"square_avg": "square", "sum": "square", "exp_avg": "mean", "exp_avg_sq": "square"}
+# What LAMB writes down for others to look at.
+_SHOWN = {"weight_norm", "adam_norm", "trust_ratio"}
+_KNOWN = _FACTORS.keys() | _SHOWN | {"momentum_buffer", "step"}
 
 
 @torch.no_grad()
@@ -43,7 +46,7 @@ def carry_over(
     carry = carried(before, after, facts=facts, examples=examples)
     require_same_optimizer(before.optimizer, optimizer)
     for state in optimizer.state.values():
-        if unknown := state.keys() - _FACTORS.keys() - _ADAM - {"step"}:
+        if unknown := state.keys() - _KNOWN:
             raise RequestError(f"nobody knows how to carry {min(unknown)!r} over; start the optimizer without a state")
     for state in optimizer.state.values():
         _carry(state, carry)
@@ -51,11 +54,15 @@ def carry_over(
 
 
 def _carry(state: dict[str, Any], carry: Carry) -> None:
-    for name, factor in _FACTORS.items():
-        if state.get(name) is not None:
-            state[name].mul_(getattr(carry, factor))
-    if "exp_avg" in state:
+    buffer = state.get("momentum_buffer")
+    if buffer is not None:
+        buffer.mul_(carry.buffer if buffer.dim() > 1 else carry.vector_buffer)
+    if "exp_avg" in state and "step" in state:
         counted = carry.counted(float(state["step"]))
         state["exp_avg"].mul_(counted.mean)
         state["exp_avg_sq"].mul_(counted.square)
         state["step"].fill_(counted.step)
+        return
+    for name, factor in _FACTORS.items():
+        if name in state:
+            state[name].mul_(getattr(carry, factor))

@@ -17,6 +17,12 @@ E g^2 = G^2 + sigma^2/B, which a larger batch divides by the gain (1 + B_n/B)/(1
   what remains is that in the first 1/(1 - beta1) steps of a run old gradients weigh as those of step' steps would.
 * RMSprop's average of squares as Adam's second moment, without a counter. Its momentum buffer sums gradients divided
   by the root of it: x sqrt(gain) (1 - mu)/(1 - mu'), where eps is small beside that root.
+* Lion's moment and Muon's momentum are averages of gradients without a correction: x s. Where Lion's beta2' is
+  beta2^kappa, an average has as much weight in it after step / kappa steps, and as much noise: all of its distribution
+  is that of the new run. LAMB's moments as Adam's, without a counter: a layer's trust ratio takes out their common
+  size. Muon's other weights as AdamW's.
+* LARS's buffer sums gradients over their length, times that of the weights: x sqrt(gain) (1 - mu)/(1 - mu') where
+  weight decay is small beside the gradient, whatever the loss's reduction. Vectors take SGD's steps, and its factor.
 * Adagrad's sum of squares: 1/kappa times as many steps for the same examples, and smaller squares, so
   x s^2 / (kappa gain).
 * An average of weights is one of weights at any batch size and stays; a counter of it moves as Adam's
@@ -27,8 +33,7 @@ of the clipped gradient. Going there and back restores the state, up to rounding
 """
 
 import math
-from dataclasses import dataclass
-from typing import assert_never
+from dataclasses import dataclass, replace
 
 from rebatch.errors import RequestError
 from rebatch.recipe import Adagrad, AdamW, Lamb, Lars, Lion, Muon, Recipe, RmsProp, Sgd
@@ -52,13 +57,15 @@ class Carry:
 
     Attributes:
         buffer: of a momentum buffer.
-        mean: of Adam's first moment, bias correction aside.
-        square: of Adam's second moment, bias correction aside, RMSprop's average and Adagrad's sum of squares.
-        betas: Adam's, before and after.
+        vector_buffer: of that of a tensor with fewer than two dimensions.
+        mean: of a first moment, bias correction aside.
+        square: of a second moment, bias correction aside, RMSprop's average and Adagrad's sum of squares.
+        betas: Adam's, before and after; moments without a counter need none.
         why: what the factor on the squares takes for granted.
     """
 
     buffer: float = 1.0
+    vector_buffer: float = 1.0
     mean: float = 1.0
     square: float = 1.0
     betas: tuple[Betas, Betas] = ((0.0, 0.0), (0.0, 0.0))
@@ -97,26 +104,29 @@ def carried(before: Recipe, after: Recipe, *, facts: Facts | None = None, exampl
     match before.optimizer, after.optimizer:
         case Sgd() as old, Sgd() as new if old.lr_in_buffer == new.lr_in_buffer:
             rate = new.lr / old.lr if old.lr_in_buffer else 1.0
-            return Carry(buffer=grown * rate * _buffer(old.momentum, new.momentum))
+            return _of_buffers(grown * rate * _buffer(old.momentum, new.momentum))
         case AdamW() as old, AdamW() as new:
             return Carry(mean=grown, square=grown**2 / gain, betas=(old.betas, new.betas), why=why)
         case RmsProp() as old, RmsProp() as new:
-            buffer = math.sqrt(gain) * _buffer(old.momentum, new.momentum)
-            return Carry(buffer=buffer, square=grown**2 / gain, why=why)
+            buffers = _of_buffers(math.sqrt(gain) * _buffer(old.momentum, new.momentum))
+            return replace(buffers, square=grown**2 / gain, why=why)
         case Adagrad(), Adagrad():
             return Carry(square=grown**2 / (kappa * gain), why=why)
-        case ((Sgd() | AdamW() | RmsProp() | Adagrad()), _):
+        case Lion(), Lion():
+            return Carry(mean=grown)
+        case Lamb(), Lamb():
+            return Carry(mean=grown, square=grown**2 / gain, why=why)
+        case Lars() as old, Lars() as new:
+            alike = _buffer(old.momentum, new.momentum)
+            return Carry(buffer=math.sqrt(gain) * alike, vector_buffer=grown * alike, why=why)
+        case Muon() as old, Muon() as new:
+            moments = Carry(mean=grown, square=grown**2 / gain, betas=(old.betas, new.betas), why=why)
+            return replace(moments, buffer=grown)
+        case _:
             raise RequestError(
                 f"a state of optimizer {_kind(before)!r} cannot go on as one of {_kind(after)!r}: start the new "
                 "optimizer without a state"
             )
-        case ((Lion() | Lars() | Lamb() | Muon()), _):
-            raise RequestError(
-                f"how the state of optimizer {_kind(before)!r} goes on at another batch size is not worked out: start "
-                "the new optimizer without a state"
-            )
-        case _:
-            assert_never(before.optimizer)
 
 
 def same_correction(step: float, decay: float, new_decay: float) -> float:
@@ -153,6 +163,11 @@ def _why(facts: Facts | None) -> str:
     if facts is None or facts.noise is None:
         return "no noise scale is given: squares of the gradient fall by kappa, as where noise dominates"
     return f"squares of the gradient go as 1 + {facts.noise.estimate:g} / batch size, its noise scale"
+
+
+def _of_buffers(factor: float) -> Carry:
+    """One factor on all of them."""
+    return Carry(buffer=factor, vector_buffer=factor)
 
 
 def _buffer(momentum: float, new_momentum: float) -> float:

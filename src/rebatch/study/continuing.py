@@ -8,18 +8,22 @@ import msgspec
 
 from rebatch.distributed import World
 from rebatch.errors import RequestError
+from rebatch.rules.move import Facts
 from rebatch.study.plan import Continued, RunSpec, TrainingSet
 from rebatch.study.store import RunFolder, Store
 from rebatch.training import Checkpointer, EarlierRun
 from rebatch.training.continuing import require_budget, require_continuable
 
 
-def continued(spec: RunSpec, path: Path, examples: int, world: World) -> tuple[RunSpec, RunFolder]:
+def continued(
+    spec: RunSpec, path: Path, examples: int, world: World, *, noise_scale: float | None = None
+) -> tuple[RunSpec, RunFolder]:
     """`spec` as the run that goes on from the one at `path`, a store or a run's folder; and that one's folder.
 
     Raises:
         RequestError: there is no such run, or several, or `spec` cannot go on from it.
     """
+    Facts(noise_scale=noise_scale)  # refused here if it can be none
     folder = find_run(path, spec)
     earlier = folder.spec()
     if folder.result() is not None:
@@ -31,7 +35,7 @@ def continued(spec: RunSpec, path: Path, examples: int, world: World) -> tuple[R
     if world.rank == 0:
         _require_stopped(folder)
     steps = Checkpointer(folder.checkpoint).steps()
-    found = msgspec.structs.replace(spec, continues=Continued(earlier, steps))
+    found = msgspec.structs.replace(spec, continues=Continued(earlier, steps, noise_scale))
     require_budget(spec.recipe, examples, found.start(examples))
     return found, folder
 
@@ -78,7 +82,7 @@ def require_same_run(earlier: RunSpec, spec: RunSpec) -> None:
 def earlier_run(spec: RunSpec, folder: RunFolder) -> EarlierRun:
     """What `rebatch.train` starts from: the run in `folder`, which `spec` goes on from."""
     assert spec.continues is not None
-    return EarlierRun(spec.continues.spec.recipe, folder.checkpoint)
+    return EarlierRun(spec.continues.spec.recipe, folder.checkpoint, spec.continues.noise_scale)
 
 
 def _is_itself(found: RunSpec, spec: RunSpec) -> bool:

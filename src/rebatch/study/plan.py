@@ -39,10 +39,11 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Continued(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A run that another goes on from, and after how many of its steps."""
+    """A run that another goes on from, after how many of its steps, and the noise scale there where one was given."""
 
     spec: "RunSpec"
     steps: int
+    noise_scale: float | None = None
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -77,7 +78,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """The same numbers without the recipes' memory of where they came from."""
         before = self.continues
         if before is not None:
-            before = Continued(before.spec.as_tuned(), before.steps)
+            before = msgspec.structs.replace(before, spec=before.spec.as_tuned())
         return msgspec.structs.replace(self, recipe=self.recipe.as_tuned(), continues=before)
 
     def start(self, examples: int) -> Place:

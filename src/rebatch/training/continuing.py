@@ -17,28 +17,34 @@ from rebatch.errors import RequestError
 from rebatch.live import carry_over
 from rebatch.optimizers import build_optimizer
 from rebatch.recipe import Recipe, Sgd
+from rebatch.rules.move import Facts
 from rebatch.schedule import Constant, Feedback, lr_factor
 from rebatch.training.checkpoint import Checkpointer
 
 
 @dataclass(frozen=True)
 class EarlierRun:
-    """A run by `recipe` from which another goes on, and the file that a `Checkpointer` kept its state in."""
+    """A run by `recipe` from which another goes on, and the file that a `Checkpointer` kept its state in.
+
+    `noise_scale` is that of the moment, in examples, where it is known: see `rebatch.carry_over`.
+    """
 
     recipe: Recipe
     checkpoint: Path
+    noise_scale: float | None = None
 
 
 @dataclass(frozen=True)
 class Beginning:
     """The place that a run was begun at, and a saved state to take up, if any.
 
-    `before` is the recipe that led to the state where that is another run's.
+    `before` is the recipe that led to the state where that is another run's; `noise_scale` that of the moment.
     """
 
     start: Place = START
     state: Mapping[str, Any] | None = None
     before: Recipe | None = None
+    noise_scale: float | None = None
 
 
 def beginning(
@@ -63,7 +69,7 @@ def beginning(
     require_continuable(before, recipe)
     at = place(state["step"], examples, before, _start(state))
     require_budget(recipe, examples, at)
-    return Beginning(at, state, before)
+    return Beginning(at, state, before, start_from.noise_scale)
 
 
 def require_continuable(before: Recipe, after: Recipe) -> None:
@@ -114,7 +120,7 @@ def carried_state(begun: Beginning, recipe: Recipe, model: nn.Module, examples: 
     old = _at_moment(before, progress(state["step"], examples, before, _start(state)))
     new = _at_moment(recipe, progress(state["step"], examples, recipe, begun.start))
     if old != new:
-        carry_over(optimizer, old, new, examples=examples)
+        carry_over(optimizer, old, new, facts=Facts(noise_scale=begun.noise_scale), examples=examples)
     return optimizer.state
 
 
