@@ -8,7 +8,9 @@ import pytest
 from rich.console import Console
 
 from rebatch.execution import Execution
+from rebatch.report.drawings import draw
 from rebatch.report.page import render
+from rebatch.report.series import read_arms
 from rebatch.report.summary import QuantitySummary, StudySummary, summarize
 from rebatch.report.terminal import MANY, study_tables
 from rebatch.study.archive import pack_runs, read_runs, unpack_runs
@@ -48,11 +50,21 @@ def test_a_study_that_trains_nothing_shows_no_accuracies_steps_or_curves(study: 
         assert words not in page.split("<script")[0]
 
 
-def test_an_arm_that_trains_nothing_has_dashes_beside_those_that_do(tmp_path: Path) -> None:
+def test_an_arm_that_trains_nothing_has_dashes_beside_those_that_do_and_no_accuracy_is_drawn(tmp_path: Path) -> None:
     store, plan = made_up_store("hoffer-ghosts", tmp_path)
-    (arm,) = [arm for arm in summarize(plan, store).arms if arm.probe]
-    (line,) = [line for line in printed(summarize(plan, store)).splitlines() if line.startswith(arm.name)]
-    assert line.removeprefix(arm.name).split() == [f"{arm.batch_size:,}", "-", str(arm.n), "-", "-"]
+    summary = summarize(plan, store)
+    (arm,) = [arm for arm in summary.arms if arm.probe]
+    (line,) = [line for line in printed(summary).splitlines() if line.startswith(arm.name)]
+    assert line.removeprefix(arm.name).split() == [f"{arm.batch_size:,}", "-", str(arm.n), "-"]
+    drawn = draw(plan, summary, read_arms(plan, store))["accuracy"]
+    assert "no run yet" not in drawn
+    assert all((f"{each.name} " in drawn) == (not each.probe) for each in summary.arms)
+
+
+def test_where_no_gap_is_known_it_has_no_column(tmp_path: Path) -> None:
+    store, plan = made_up_store("hoffer-ghosts", tmp_path)
+    assert "gap closed" not in printed(summarize(plan, store))
+    assert "gap closed" not in render(store, tmp_path).split("<script")[0]
 
 
 def test_quantities_stand_on_the_page_and_in_the_table_with_the_unit_of_their_claim(tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ def draw(plan: Plan, summary: StudySummary, arms: Sequence[ArmRecord]) -> dict[s
     """The figures by name; one that has nothing to show says why."""
     styles = arm_styles(arm.name for arm in arms)
     finished = any(arm.runs for arm in arms)
-    trained = any(not arm.probe for arm in summary.arms)
+    probes = {arm.name for arm in summary.arms if arm.probe}
+    accuracies = [arm_accuracy(arm) for arm in arms if arm.name not in probes]
     compared = [claim for claim in summary.claims if any(not isinstance(part.test, Quantity) for part in claim.parts)]
     sizes = {arm.name: plan.examples_of(arm) for arm in plan.design.arms}
     curves = [
@@ -84,7 +85,7 @@ def draw(plan: Plan, summary: StudySummary, arms: Sequence[ArmRecord]) -> dict[s
     distances = [distance_curve(arm, examples=sizes[arm.name]) for arm in arms]
     no_error, no_distance = (_NO_ERROR, _NO_DISTANCE) if finished else (_NO_RUN, _NO_RUN)
     return {
-        "accuracy": _accuracy(plan.name, [arm_accuracy(arm) for arm in arms], styles) if trained else Html(""),
+        "accuracy": _accuracy(plan.name, accuracies, styles) if accuracies else Html(""),
         "effects": _effects(plan.name, compared) if compared else Html(""),
         "error-steps": _drawing(
             f"{plan.name}-error-steps",

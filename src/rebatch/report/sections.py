@@ -11,7 +11,7 @@ from rebatch.report.figures import arm_styles
 from rebatch.report.markup import Html, definitions, element, joined, table
 from rebatch.report.series import ArmRecord, comparison
 from rebatch.report.summary import ArmSummary, ClaimSummary, StudySummary
-from rebatch.report.terminal import MANY, effect, percent, plain_interval, share, signed
+from rebatch.report.terminal import MANY, effect, percent, plain_interval, share, shown_columns, signed
 from rebatch.report.transfer_table import show
 from rebatch.study.claims import PartEffect, Quantity, Verdict, seeds_to_decide
 from rebatch.study.plan import Plan
@@ -82,8 +82,8 @@ def arms_table(summary: StudySummary) -> Html:
     """A row per arm: what it costs and what it reaches; a grid of arms is folded away."""
     styles = arm_styles(arm.name for arm in summary.arms)
     cells = {arm.name: _arm_cells(arm) for arm in summary.arms}
-    trained = any(not arm.probe for arm in summary.arms)  # probes alone have neither a cost in steps nor accuracies
-    numbers = [name for name in cells[summary.arms[0].name] if trained or name in {"batch size", "n"}]
+    first, *others = cells[summary.arms[0].name]
+    numbers = [first, *shown_columns(summary, others)]
     noted = any(_note(arm) for arm in summary.arms)
     rows = [
         [

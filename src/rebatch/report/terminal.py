@@ -95,9 +95,8 @@ def _stored(summary: StudySummary) -> str:
 
 
 def _arms_table(summary: StudySummary) -> Table:
-    """A study of probes alone has neither steps nor accuracies."""
-    trained = any(not arm.probe for arm in summary.arms)
-    names = ["batch size", "steps", "n", "accuracy % [95 %]", "gap closed [95 %]"] if trained else ["batch size", "n"]
+    """Columns in which something stands: probes have neither steps nor accuracies, and not every study has a gap."""
+    names = ["batch size", *shown_columns(summary, ["steps", "n", "accuracy % [95 %]", "gap closed [95 %]"])]
     table = borderless("arm", *names)
     table.columns[0].no_wrap = True
     for arm in summary.arms:
@@ -110,6 +109,13 @@ def _arms_table(summary: StudySummary) -> Table:
         }
         table.add_row(Text(arm.name), *(Text(cells[name]) for name in names))
     return table
+
+
+def shown_columns(summary: StudySummary, names: Sequence[str]) -> list[str]:
+    """Of a table of arms: no costs and accuracies where all of them are probes, no gap where none is known."""
+    trained = any(not arm.probe for arm in summary.arms)
+    gap = any(arm.gap_share is not None for arm in summary.arms)
+    return [name for name in names if name == "n" or (trained and (gap or not name.startswith("gap")))]
 
 
 def _candidates_table(summary: StudySummary) -> Table:
