@@ -201,6 +201,12 @@ class TestTheFile:
         with pytest.raises(RequestError, match=message):
             read_noise_course(path, tuned)
 
+    def test_with_bounds_that_fall_is_refused(self, tmp_path: Path) -> None:
+        window = estimate(bounds(100.0, 3.0), Interval(2.0, 2.5, 1.5), Interval(50.0, 45.0, 55.0))
+        with pytest.raises(RequestError, match=r"bounds must rise, got 2\.5, 2, 1\.5 - at `\$\.looks") as told:
+            read_noise_course(document(tmp_path / "noise.json", [window]), SGD)
+        assert "\n" not in str(told.value)
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [

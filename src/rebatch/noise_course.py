@@ -70,6 +70,11 @@ class _Bounds(msgspec.Struct):
     low: float | None
     high: float | None
 
+    def __post_init__(self) -> None:
+        known = [end for end in (self.low, self.estimate, self.high) if end is not None]
+        if known != sorted(known):
+            raise ValueError(f"bounds must rise, got {', '.join(f'{end:g}' for end in known)}")
+
     @property
     def half_width(self) -> float:
         return math.inf if self.high is None else self.high - self.estimate
