@@ -6,7 +6,7 @@ from rebatch.recipe import Sgd
 from rebatch.stability import stable_lr_of
 from rebatch.study.plan import Arm, Plan
 from rebatch.study.studies.page_2018.common import mean_lr
-from rebatch.study.studies.page_2018.sweep import Point
+from rebatch.study.studies.page_2018.sweep_point import Point
 from rebatch.tasks import find_task
 
 EDGE, BEST = 10.0, 1.5

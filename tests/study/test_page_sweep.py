@@ -17,7 +17,9 @@ from rebatch.report.paper.page_sweep import figure as draw
 from rebatch.study.plan import SCALES, Arm, Scale, make_plan
 from rebatch.study.records import FinishedRun
 from rebatch.study.studies.page_2018.common import PUBLISHED_TASK, mean_lr, moved
-from rebatch.study.studies.page_2018.sweep import EPOCH_STEPS, SWEEP, Point, Sweep, factors, quantities, sweeps
+from rebatch.study.studies.page_2018.sweep import EPOCH_STEPS, SWEEP, factors
+from rebatch.study.studies.page_2018.sweep_numbers import Sweep, quantities, sweeps
+from rebatch.study.studies.page_2018.sweep_point import Point
 from rebatch.tasks import TASKS
 from rebatch.tasks.recipes import PAGE_128
 from rebatch.training import train

@@ -19,7 +19,7 @@ from rebatch.report.series import RunRecord, geometric_interval
 from rebatch.stability import Limit, limited_by
 from rebatch.study.records import FinishedRun
 from rebatch.study.studies.page_2018.common import mean_lr
-from rebatch.study.studies.page_2018.sweep import Sweep, sweeps
+from rebatch.study.studies.page_2018.sweep_numbers import Sweep, sweeps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
