@@ -10,7 +10,7 @@ import math
 from itertools import pairwise
 
 from rebatch.errors import RequestError
-from rebatch.recipe import Examples, Recipe, Sgd, Steps
+from rebatch.recipe import Budget, Examples, Recipe, Sgd, Steps
 from rebatch.schedule import (
     Constant,
     Cosine,
@@ -67,10 +67,14 @@ def grow_batch(recipe: Recipe, *, most: int) -> Recipe:
         kind = recipe.schedule.__struct_config__.tag
         raise RequestError(f"the batch grows where the learning rate falls, and schedule.type {kind!r} does not fall")
     shape = _pieces(recipe, growth) if jumps is None else _steps(recipe, stairs, growth)
-    budget = recipe.budget
-    if isinstance(budget, Steps):
-        budget = Examples(budget.steps * recipe.batch_size)
+    budget = lasting_budget(recipe)
     return recipe.replace(schedule=shape, batch_schedule=tuple(_merged(growth)), budget=budget, tuned=None)
+
+
+def lasting_budget(recipe: Recipe) -> Budget:
+    """The recipe's budget as one that says how far a run is while its batch changes: no steps, whose size changes."""
+    budget = recipe.budget
+    return Examples(budget.steps * recipe.batch_size) if isinstance(budget, Steps) else budget
 
 
 def _jumps(schedule: Schedule) -> list[tuple[float, float]] | None:

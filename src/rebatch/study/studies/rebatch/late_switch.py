@@ -6,7 +6,8 @@ large last, at three moments of the switch, beside runs of one size. A batch tha
 phase of `close-gap`. Half and half, both orders make as many steps: they cost the same.
 """
 
-from rebatch.recipe import Budget, Examples, Recipe, Sgd, Steps
+from rebatch.batch_growth import lasting_budget
+from rebatch.recipe import Recipe, Sgd
 from rebatch.reduction import with_loss_reduction
 from rebatch.schedule import MultiStep, PiecewiseConstant, lr_factor
 from rebatch.study.claims import AllOf, Claim, Greater, Test
@@ -62,7 +63,7 @@ def late_switch_design(task: Task, scale: Scale) -> Design:
         schedule=DROPS,
         averaging=None,
         ghost_batch_size=small.batch_size if small.batch_size > 1 else None,
-        budget=shortened(_in_examples(small), share),
+        budget=shortened(lasting_budget(small), share),
     )
     large = resized(small, large_batch(task))
     arms = [Arm(name=SMALL, recipe=small), Arm(name=LARGE, recipe=large)]
@@ -70,12 +71,6 @@ def late_switch_design(task: Task, scale: Scale) -> Design:
         arms.append(Arm(name=large_first(switch), recipe=switched(large, small.batch_size, switch)))
         arms.append(Arm(name=small_first(switch), recipe=switched(small, large.batch_size, switch)))
     return Design(arms=tuple(arms), claims=_claims(), seeds=seeds_of(task, scale), gap=(SMALL, LARGE))
-
-
-def _in_examples(recipe: Recipe) -> Budget:
-    """A budget that says where a run stands while its batch changes."""
-    budget = recipe.budget
-    return Examples(budget.steps * recipe.batch_size) if isinstance(budget, Steps) else budget
 
 
 def _claims() -> tuple[Claim, ...]:
