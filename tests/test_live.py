@@ -11,13 +11,14 @@ from msgspec.structs import astuple
 from torch import Tensor, nn
 from torch.optim import lr_scheduler as schedulers
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import SWALR
 
 from rebatch import AdamW, Cosine, Epochs, MultiStep, Recipe, Sgd, Steps, build_optimizer, build_scheduler, transfer
 from rebatch.errors import RequestError
 from rebatch.live import apply_recipe, recipe_of
 from rebatch.live.schedules import fitted
 from rebatch.recipe import Adagrad, Optimizer, RmsProp
-from rebatch.schedule import Constant, Linear, PiecewiseConstant, PiecewiseLinear, Schedule, lr_factor
+from rebatch.schedule import Constant, Linear, PiecewiseConstant, PiecewiseLinear, Plateau, Schedule, lr_factor
 from toy import toy_model
 
 OPTIMIZERS: dict[str, Optimizer] = {
@@ -292,6 +293,86 @@ def test_what_no_recipe_holds_is_refused_by_name(name: str) -> None:
     make, message = REFUSED[name]
     with pytest.raises(RequestError, match=message):
         recipe_of(make(), batch_size=5, budget=Epochs(3))
+
+
+def course(make: Make, times: float) -> list[float]:
+    """Rates of 20 steps of a scheduler; at the seventh a recipe of a rate `times` as high is applied."""
+    optimizer = torch.optim.SGD(weights(3), lr=0.1, momentum=0.9)
+    scheduler, found = make(optimizer), []
+    for step in range(20):
+        if step == 6 and times != 1.0:
+            apply_recipe(recipe(Sgd(lr=0.1 * times, momentum=0.9)), optimizer, scheduler)
+        found.append(float(optimizer.param_groups[0]["lr"]))
+        optimizer.step()
+        if isinstance(scheduler, schedulers.ReduceLROnPlateau):
+            scheduler.step(1.0)
+        else:
+            scheduler.step()
+    return found
+
+
+FOLLOWING: dict[str, Make] = {
+    "exponential": lambda o: schedulers.ExponentialLR(o, 0.9),
+    "restarts": lambda o: schedulers.CosineAnnealingWarmRestarts(o, 8, eta_min=0.01),
+    "multiplicative": lambda o: schedulers.MultiplicativeLR(o, lambda _: 0.9),
+    "chained": lambda o: schedulers.ChainedScheduler(
+        [schedulers.LinearLR(o, 0.1, 1.0, 5), schedulers.ExponentialLR(o, 0.9)]
+    ),
+}
+
+
+@pytest.mark.parametrize("make", [make for make, _ in LIVE.values()] + list(FOLLOWING.values()))
+def test_an_applied_rate_lasts_to_the_end_of_every_scheduler_that_is_taken(make: Make) -> None:
+    assert course(make, 4.0)[6:] == pytest.approx([4.0 * rate for rate in course(make, 1.0)[6:]], abs=1e-12)
+
+
+def test_a_plateau_s_floor_moves_with_the_rate() -> None:
+    def plateau(optimizer: torch.optim.Optimizer) -> LRScheduler:
+        return schedulers.ReduceLROnPlateau(optimizer, patience=3, factor=0.1, min_lr=0.005)
+
+    optimizer = torch.optim.SGD(weights(3), lr=0.1)
+    scheduler = plateau(optimizer)
+    apply_recipe(recipe(Sgd(lr=0.4)), optimizer, scheduler)
+    for _ in range(20):
+        optimizer.step()
+        scheduler.step(1.0)  # type: ignore[arg-type]
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda o: schedulers.OneCycleLR(o, max_lr=0.5, total_steps=40),
+        lambda o: schedulers.CyclicLR(o, 0.01, 0.1, step_size_up=7),
+        lambda o: SWALR(o, swa_lr=0.05),
+        lambda o: schedulers.SequentialLR(o, [schedulers.ConstantLR(o), SWALR(o, swa_lr=0.05)], [5]),
+    ],
+    ids=["one cycle", "cyclic", "swa", "within another"],
+)
+def test_a_scheduler_with_rates_of_its_own_is_refused_and_nothing_is_changed(make: Make) -> None:
+    optimizer = torch.optim.SGD(weights(3), lr=0.1, momentum=0.9)
+    scheduler = make(optimizer)
+    kept = numbers_of(optimizer)
+    with pytest.raises(RequestError, match="may keep rates of its own, which would come back; apply the recipe to"):
+        apply_recipe(recipe(Sgd(lr=0.4, momentum=0.9)), optimizer, scheduler)
+    assert numbers_of(optimizer) == kept
+
+
+def test_a_rate_that_was_lowered_unseen_is_given_and_a_cycled_one_refused() -> None:
+    optimizer = torch.optim.SGD(weights(3), lr=0.1)
+    scheduler = schedulers.ReduceLROnPlateau(optimizer, patience=0, factor=0.1)
+    for _ in range(3):
+        optimizer.step()
+        scheduler.step(1.0)
+    schedule = Plateau(patience=0.1)
+    found = recipe_of(optimizer, batch_size=5, budget=Steps(TOTAL), schedule=schedule, lr=0.1)
+    assert (found.optimizer.lr, found.schedule) == (0.1, schedule)
+    with pytest.raises(RequestError, match=r"schedule=... instead, and the rate that was tuned as lr=..."):
+        recipe_of(optimizer, batch_size=5, budget=Steps(TOTAL), scheduler=scheduler)
+    cycled = torch.optim.SGD(weights(3), lr=0.1, momentum=0.9)
+    schedulers.OneCycleLR(cycled, max_lr=0.5, total_steps=40)
+    with pytest.raises(RequestError, match="holds max_lr: OneCycleLR or CyclicLR moves rate and momentum"):
+        recipe_of(cycled, batch_size=5, budget=Steps(TOTAL), schedule=Cosine())
 
 
 UNREADABLE: dict[str, tuple[Make, str]] = {

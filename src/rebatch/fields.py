@@ -48,6 +48,20 @@ def typed(value: Any, kind: Any, path: str) -> Any:
         raise RequestError(mismatch(message, path + inner, value_at(inner, value))) from None
 
 
+def require_choice(name: str, value: object, choices: Any) -> None:
+    """`value` is one of those that the type `choices`, a `Literal`, names.
+
+    Raises:
+        RequestError: it is none of them.
+
+    >>> from typing import Literal
+    >>> require_choice("norm", "euclidean", Literal["euclidean", "adam"])
+    """
+    known = get_args(choices)
+    if value not in known:
+        raise RequestError(f"{name} must be {' or '.join(map(repr, known))}, got {show_value(value)}")
+
+
 def mismatch(message: str, path: str, value: object) -> str:
     """msgspec's complaint about a type, in our words."""
     kind = message.partition("`")[2].partition("`")[0].removesuffix(" | null")

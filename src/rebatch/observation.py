@@ -1,12 +1,13 @@
 """What can be seen at a step, and who looks: training and measuring know each other only through this page."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +17,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from rebatch.distributed import World
+from rebatch.errors import RequestError
 from rebatch.interval import Interval
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -158,8 +162,28 @@ class _Every(Observer):
 
 
 def every(steps: int, observer: Observer) -> Observer:
-    """`observer`, looking only at every `steps`-th step, the first included."""
+    """`observer`, looking only at every `steps`-th step, the first included.
+
+    Raises:
+        RequestError: `steps` below 1.
+    """
+    if steps < 1:
+        raise RequestError(f"every needs steps >= 1, got {steps}")
     return _Every(steps, observer)
+
+
+def numbered(parts: Iterable[Mapping[str, Value]]) -> dict[str, Value]:
+    """What several observers found, by name; a name that is taken gets a number, so that nothing is lost.
+
+    >>> numbered([{"noise_scale": 1.0}, {"noise_scale": 2.0, "loss": 3.0}])
+    {'noise_scale': 1.0, 'noise_scale_2': 2.0, 'loss': 3.0}
+    """
+    found: dict[str, Value] = {}
+    seen: Counter[str] = Counter()
+    for name, value in (each for part in parts for each in part.items()):
+        seen[name] += 1
+        found[name if seen[name] == 1 else f"{name}_{seen[name]}"] = value
+    return found
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:

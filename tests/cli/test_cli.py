@@ -362,6 +362,28 @@ def test_a_stopped_training_promises_only_what_is_kept(
     assert capsys.readouterr().err.splitlines()[-1] == f"rebatch: {line}"
 
 
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (["measure", "noise-scale"], "stopped; nothing is kept"),
+        (["advise"], "stopped; nothing is kept"),
+        (["study", "run", "hoffer-gap"], "stopped; what was finished is kept, the same command goes on from here"),
+    ],
+)
+def test_a_stopped_command_promises_only_what_is_kept(
+    command: list[str],
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rebatch.tasks.find_task", stopped)
+    assert run([*command, "--task", "digits"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == f"rebatch: {line}"
+
+
 TASK = """
 import dataclasses
 from torch import nn

@@ -48,3 +48,9 @@ def test_what_divides_by_something_else_is_refused(kind: type[Optimizer]) -> Non
     optimizer.step()
     with pytest.raises(RequestError, match=f"needs an optimizer that keeps squared gradients, got {kind.__name__}"):
         adam_denominator(optimizer, weight)
+
+
+def test_plain_sgd_which_never_has_a_state_is_refused_before_its_first_step() -> None:
+    weight = nn.Parameter(torch.ones(3, 2))
+    with pytest.raises(RequestError, match="needs an optimizer that keeps squared gradients, got SGD"):
+        adam_denominator(torch.optim.SGD([weight], lr=0.1), weight)

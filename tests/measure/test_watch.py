@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import rebatch
 from rebatch import RequestError
-from rebatch.measure import NoiseScale, WeightDistance
+from rebatch.measure import Curvature, NoiseScale, WeightDistance
 from rebatch.observation import Observation, Observer, every
 from toy import assert_same_state, state_of, toy_model, toy_splits
 
@@ -79,6 +79,33 @@ def test_the_printed_summary_is_a_table() -> None:
     assert "over 4 steps" in lines[2]
     with pytest.raises(KeyError, match="'curvature' was not measured in 4 steps; there is: weight_distance"):
         summary["curvature"]
+
+
+def test_of_two_measures_of_one_name_neither_is_lost() -> None:
+    summary, _ = watched(toy_model(norm=False), measure=[NoiseScale(), NoiseScale(window=2)])
+    assert set(summary) == {"noise_scale", "noise_scale_2"}
+    assert "over 4 steps" in str(summary["noise_scale"])
+    assert "over 2 steps" in str(summary["noise_scale_2"])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: NoiseScale(norm="Adam"), "norm must be 'euclidean' or 'adam', got 'Adam'"),  # type: ignore[arg-type]
+        (
+            lambda: Curvature(lambda model: torch.zeros(()), norm="l1"),  # type: ignore[arg-type]
+            "norm must be 'euclidean' or 'adam', got 'l1'",
+        ),
+        (lambda: every(0, NoiseScale()), "every needs steps >= 1, got 0"),
+        (
+            lambda: watched(toy_model(), micro_batch_weights="Equal"),
+            "micro_batch_weights must be 'equal' or 'examples', got 'Equal'",
+        ),
+    ],
+)
+def test_a_choice_that_there_is_not_is_told_at_once(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(RequestError, match=f"^{message}$"):
+        make()
 
 
 def moments(model: nn.Module, **options: Any) -> tuple[float, float]:

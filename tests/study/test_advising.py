@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from rebatch.critical_batch import fit_critical_batch_size
 from rebatch.recipe import Epochs, Steps
 from rebatch.recipe_file import read_recipe, write_recipe
 from rebatch.schedule import Constant
-from rebatch.study.advising import _relative_steps, measure_advice, transferred
+from rebatch.study.advising import Advised, _relative_steps, measure_advice, transferred
 from rebatch.study.branch import Branch
 from rebatch.study.capacity_worker import Workload
 from rebatch.study.critical_batch import MeasuredCriticalBatch
@@ -92,6 +94,30 @@ def test_a_small_batch_that_takes_many_steps_is_counted_with_all_of_them() -> No
     moment = MeasuredCriticalBatch(0, 0.1, 2.3, 1.0, 128, (law[64],) * 3, branches, fit, None, again=again)
     drawn = _relative_steps(moment, [4, 8, 64], seed=0)
     assert np.median(drawn, axis=0) == pytest.approx([law[4] / law[64], law[8] / law[64], 1.0], rel=0.01)
+
+
+@pytest.mark.parametrize("compared", [True, False])
+def test_an_output_is_written_or_said_not_to_be(
+    compared: bool, tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ones = np.ones(400)
+    cuts = {4: Cut(4, 1), 8: Cut(8, 1)}
+    stay = weigh({4: 100 * ones, 8: 100 * ones}, {4: ones, 8: 3 * ones}, cuts, 4, 100)
+    assert stay.answer == "stay"
+    capacity: Any = SimpleNamespace(full_speed=64)
+    found = Advised(capacity, (), stay if compared else None, None, ("nothing was reached",))
+    monkeypatch.setattr("rebatch.study.advising.measure_advice", lambda *_, **__: found)
+    output = tiny.parent / "new.toml"
+    assert run(["advise", "--task", "digits", "--recipe", str(tiny), "--output", str(output)]) == 0
+    told = capsys.readouterr()
+    assert output.exists() == compared
+    if compared:
+        assert read_recipe(output) == read_recipe(tiny)
+        assert f"written to {output}, as it is" in told.err
+        assert "leans on: nothing was reached" in told.out
+    else:
+        assert f"nothing is written to {output}" in told.err
+        assert told.out.startswith("I don't know, because nothing was reached.\nit would change with")
 
 
 def test_advice_is_about_one_batch_size() -> None:

@@ -47,9 +47,11 @@ def advise(
     execution = choose_execution(found, named, count, data_dir, channels_last=channels_last, compiled=compiled)
     workload = Workload(task, chosen_recipe(found, recipe), execution, seed, count, data_dir)
     advised = measure_advice(found, found.data(seed, data_dir), workload, seeds=seeds, tell=note)
-    if output is not None and advised.transfer is not None:
-        write_to(advised.transfer.recipe, output)
-        note(f"written to {output}")
+    if output is not None and advised.advice is not None:
+        write_to(workload.recipe if advised.transfer is None else advised.transfer.recipe, output)
+        note(f"written to {output}{', as it is' if advised.transfer is None else ''}")
+    elif output is not None:
+        note(f"nothing is written to {output}")
     if json:
         write_json(_document(found.name, advised))
     else:
@@ -71,7 +73,7 @@ def _print(advised: "Advised") -> None:
     for moment in advised.moments:
         fit, noise = moment.fit or "unknown", moment.noise_scale_in_words
         say(f"at step {moment.step:,}: critical batch size {fit}; noise scale {noise}")
-    for doubt in advised.doubts:
+    for doubt in advised.doubts if advised.advice is not None else advised.doubts[:-1]:
         say(f"leans on: {doubt}")
     fast = advised.capacity.full_speed
     say(

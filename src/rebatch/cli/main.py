@@ -88,8 +88,10 @@ def _unexpected(error: Exception, arguments: Sequence[str]) -> int:
 
 
 def _stopped(arguments: Sequence[str]) -> str:
-    if list(arguments[:1]) != ["train"]:
+    if list(arguments[:2]) in (["study", "run"], ["data", "fetch"]):
         return "stopped; what was finished is kept, the same command goes on from here"
+    if list(arguments[:1]) != ["train"]:
+        return "stopped; nothing is kept"
     if any(argument.split("=")[0] == "--store" for argument in arguments):
         return "stopped; the same command goes on from its last checkpoint (one is kept every minute)"
     return "stopped; nothing is kept without --store"

@@ -102,7 +102,8 @@ def factor_at(scheduler: LRScheduler, call: int, group: int) -> float:
             return final + (1.0 - final) * (1.0 + math.cos(math.pi * call / scheduler.T_max)) / 2.0
         case _:
             raise RequestError(
-                f"{type(scheduler).__name__} cannot be read: its curve over the run is not known here; {_WAY_OUT}"
+                f"{type(scheduler).__name__} cannot be read: its curve over the run is not known here; {_WAY_OUT}, and "
+                "the rate that was tuned as lr=..."
             )
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rebatch.errors import RequestError
+from rebatch.fields import require_choice
 from rebatch.measure.lanczos import Product, RitzPair, largest_eigenpair
 from rebatch.measure.preconditioner import adam_denominator
 from rebatch.measure.weight_space import ModelLoss, weight_space
@@ -171,6 +172,7 @@ class Curvature(Observer):
         max_products: int = 8,
         seed: int = 0,
     ) -> None:
+        require_choice("norm", norm, Norm)
         if every < 1 or tolerance <= 0.0 or max_products < FROM_LAST:
             raise RequestError(
                 f"Curvature needs every >= 1, tolerance > 0 and max_products >= {FROM_LAST}, "

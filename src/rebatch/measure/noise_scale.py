@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rebatch.errors import RequestError
+from rebatch.fields import require_choice
 from rebatch.measure.preconditioner import adam_denominator
 from rebatch.measure.splitting import Split
 from rebatch.nn.ghost_batch_norm import plain_batch_norms
@@ -61,6 +62,7 @@ class NoiseScale(Observer):
         norm: Norm = "euclidean",
         allow_batch_norm: bool = False,
     ) -> None:
+        require_choice("norm", norm, Norm)
         if window < 2 or split_every < 1 or not 0.0 < split_share <= 0.5:
             raise RequestError(
                 "NoiseScale needs window >= 2, split_every >= 1 and split_share in (0, 0.5], "

@@ -22,12 +22,15 @@ from torch.utils._pytree import tree_leaves
 
 from rebatch.distributed import World
 from rebatch.errors import RequestError
-from rebatch.observation import Observation, Observer, Tap, differentiable, trainable
+from rebatch.fields import require_choice
+from rebatch.observation import Observation, Observer, Tap, differentiable, numbered, trainable
 
 # In so many first steps the gradient that is shown is compared with the pieces that it should consist of.
 CHECKED_STEPS = 3
 # Half precision accumulates with errors of this order.
 TOLERANCE = 0.05
+
+MicroBatchWeights = Literal["equal", "examples"]
 
 SizeOf = Callable[[tuple[Any, ...], Mapping[str, Any]], int]
 """Positional and named arguments of a call of the model to its number of examples."""
@@ -88,7 +91,7 @@ def watch(
     batch_size: int,
     measure: Sequence[Observer],
     scaler: GradScaler | None = None,
-    micro_batch_weights: Literal["equal", "examples"] = "equal",
+    micro_batch_weights: MicroBatchWeights = "equal",
     size_of: SizeOf | None = None,
 ) -> "Watch":
     """Start measuring; call `.step()` after the step's last `backward()`, before clipping and the optimizer's step.
@@ -109,6 +112,7 @@ def watch(
         RequestError: a model whose gradients are in pieces elsewhere (FSDP), or ranks without
             DistributedDataParallel.
     """
+    require_choice("micro_batch_weights", micro_batch_weights, MicroBatchWeights)
     return Watch(model, optimizer, batch_size, measure, scaler, micro_batch_weights == "equal", size_of or _size_of)
 
 
@@ -177,14 +181,13 @@ class Watch:
         self._steps += 1
 
     def summary(self) -> Summary:
-        """Everything measured, with 95 % intervals."""
-        found = [observer.summary(self._model) for observer in self._observers]
-        return Summary(self._steps, {name: each for part in found for name, each in part.items()})
+        """Everything measured, with 95 % intervals; of two observers of one name the second's is `name_2`."""
+        return Summary(self._steps, numbered(observer.summary(self._model) for observer in self._observers))
 
     def row(self) -> dict[str, float]:
         """Named numbers as of now, for a logger."""
-        rows = [observer.row(self._model) for observer in self._observers]
-        return {name: float(value) for row in rows for name, value in row.items()}
+        row = numbered(observer.row(self._model) for observer in self._observers)
+        return {name: float(value) for name, value in row.items()}
 
     def close(self) -> None:
         """Take all hooks away; what was measured stays."""

@@ -18,7 +18,7 @@ from rebatch.errors import RequestError
 from rebatch.execution import Execution
 from rebatch.nn import add_weight_noise, convert_ghost_batch_norm, draw_batch_norm_scale
 from rebatch.nn.compiled import compiled
-from rebatch.observation import Observation, Observer
+from rebatch.observation import Observation, Observer, numbered
 from rebatch.optimizers import build_optimizer, set_lr
 from rebatch.recipe import Recipe, Sgd
 from rebatch.schedule import ROUNDING, lr_factor
@@ -163,8 +163,8 @@ class Run:
         row = {"step": step, "epoch": seen / self.examples, "examples": seen, "lr": lr, "train_loss": train_loss}
         if self.data.train.has_sequences:
             row["tokens"] = seen * self.data.train.targets[0].numel()
-        for observer in self.observers:
-            row |= {name: float(value) for name, value in observer.row(self.model).items()}
+        found = numbered(observer.row(self.model) for observer in self.observers)
+        row |= {name: float(value) for name, value in found.items()}
         if evaluated:
             row |= self._validation()
         self.drops.after_row(row)
