@@ -15,10 +15,10 @@ from typing import Any, Literal
 import msgspec
 
 from rebatch.errors import RequestError
-from rebatch.fields import require_types, show_value
+from rebatch.fields import require_types
 from rebatch.interval import Interval
 from rebatch.recipe import Recipe, Sgd
-from rebatch.recipe_file import from_table, to_table
+from rebatch.recipe_file import field_values, from_table, spelled
 
 Norm = Literal["euclidean", "adam"]
 
@@ -142,26 +142,13 @@ def _require_same_run(found: _Document, tuned: Recipe, task: str | None) -> None
         raise RequestError(f"the run is one of {found.task}, and --task is {task}; measure the noise scale of that")
     if found.norm == "adam" and isinstance(tuned.optimizer, Sgd):
         raise RequestError("the noise scale is in Adam's norm, and optimizer.type is 'sgd'; measure it without --norm")
-    there, here = _fields(from_table(found.recipe)), _fields(tuned)
+    there, here = field_values(from_table(found.recipe)), field_values(tuned)
     for name in dict.fromkeys([*here, *there]):
         if there.get(name) != here.get(name):
             raise RequestError(
-                f"the run had {name} {_spelled(there, name)}, and the recipe that was tuned has "
-                f"{_spelled(here, name)}: its noise scale took another course; measure it with --recipe RECIPE.toml"
+                f"the run had {name} {spelled(there.get(name))}, and the recipe that was tuned has "
+                f"{spelled(here.get(name))}: its noise scale took another course; measure it with --recipe RECIPE.toml"
             )
-
-
-def _fields(recipe: Recipe) -> dict[str, Any]:
-    """Values by field path."""
-    flat: dict[str, Any] = {}
-    for name, value in to_table(recipe.as_tuned()).items():
-        inner = value if isinstance(value, dict) else {"": value}
-        flat |= {f"{name}.{own}".rstrip("."): each for own, each in inner.items()}
-    return flat
-
-
-def _spelled(table: dict[str, Any], name: str) -> str:
-    return show_value(table[name]) if name in table else "left out"
 
 
 def _course(found: _Document, path: Path) -> NoiseCourse:

@@ -1,6 +1,7 @@
 """Recipes as TOML files and as nested plain data, and what a faulty file is told."""
 
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import tomli_w
 
 from rebatch.averaging import Ema, Lookahead
 from rebatch.errors import RequestError, did_you_mean
-from rebatch.fields import join, mismatch, value_at
+from rebatch.fields import join, mismatch, show_value, value_at
 from rebatch.files import write_whole
 from rebatch.plain import plain
 from rebatch.recipe import Adagrad, AdamW, Defects, GradientPenalty, Lamb, Lars, Lion, Muon, Noise, Recipe, RmsProp, Sgd
@@ -83,6 +84,28 @@ def to_table(recipe: Recipe) -> dict[str, Any]:
             if float(part["budget"].get("epochs", 0.5)).is_integer():
                 part["budget"]["epochs"] = int(part["budget"]["epochs"])
     return _sorted_for_reading(table)
+
+
+def field_values(recipe: Recipe, whole: Collection[str] = ()) -> dict[str, Any]:
+    """Values by field path, as in the file; of the tables named in `whole` one value each.
+
+    >>> from rebatch.recipe import Epochs
+    >>> recipe = Recipe(batch_size=8, optimizer=Sgd(lr=0.1), budget=Epochs(2))
+    >>> field_values(recipe)["budget.epochs"], field_values(recipe, ("budget",))["budget"]
+    (2, {'epochs': 2})
+    """
+    flat: dict[str, Any] = {}
+    for name, value in to_table(recipe.as_tuned()).items():
+        if isinstance(value, dict) and name not in whole:
+            flat |= {join(name, inner): inner_value for inner, inner_value in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def spelled(value: object) -> str:
+    """A field's value as in the file, None for one that is left out."""
+    return "left out" if value is None else show_value(value)
 
 
 _BUDGETS = ("epochs", "steps", "examples")

@@ -9,11 +9,11 @@ import msgspec
 
 from rebatch.batching import steps_per_epoch
 from rebatch.errors import RequestError, did_you_mean
-from rebatch.fields import show_value, typed
+from rebatch.fields import typed
 from rebatch.interval import Interval
 from rebatch.price import Expected, Price, price
 from rebatch.recipe import Recipe, Steps
-from rebatch.recipe_file import to_table
+from rebatch.recipe_file import field_values, spelled
 from rebatch.reduction import SCALED_FIELDS, with_gradient_times
 from rebatch.rules.doubts import run_doubts, run_notes
 from rebatch.rules.move import Facts, Move, Rule
@@ -162,13 +162,13 @@ def _start(recipe: Recipe, chosen: Sequence[Rule], move: Move) -> tuple[tuple[st
     for field in _differing(old, new):
         if field not in _settable(tuned) | own:
             raise RequestError(
-                f"{field} was edited after a transfer ({_spelled(new.get(field))}, in [tuned] "
-                f"{_spelled(old.get(field))}), and a further transfer starts from [tuned]; {_WAY_OUT}"
+                f"{field} was edited after a transfer ({spelled(new.get(field))}, in [tuned] "
+                f"{spelled(old.get(field))}), and a further transfer starts from [tuned]; {_WAY_OUT}"
             )
     lacking = [*(["N"] if move.examples is None else []), *(["other facts"] if move.facts == Facts() else [])]
     known = f" without {' and '.join(lacking)}" if lacking else " with these facts"
     ignored = [
-        f"{field} {_spelled(new.get(field))} is none that a rule gives{known}; it is ignored; {_WAY_OUT}"
+        f"{field} {spelled(new.get(field))} is none that a rule gives{known}; it is ignored; {_WAY_OUT}"
         for field in _unreached(recipe, tuned, move)
         if field not in own
     ]
@@ -214,10 +214,6 @@ def _reading(recipe: Recipe, other: Recipe) -> Recipe:
 def _settable(tuned: Recipe) -> set[str]:
     """What a transfer from `tuned` may have set."""
     return _SET_BY_RULES | (set(SCALED_FIELDS) if tuned.loss_reduction == "sum" else set())
-
-
-def _spelled(value: object) -> str:
-    return "left out" if value is None else show_value(value)
 
 
 def _same(value: object, other: object) -> bool:
@@ -281,13 +277,7 @@ def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def _fields(recipe: Recipe) -> dict[str, Any]:
     """Values by field path; the budget is one field, since its unit may change."""
-    flat: dict[str, Any] = {}
-    for name, value in to_table(recipe.as_tuned()).items():
-        if isinstance(value, dict) and name != "budget":
-            flat |= {f"{name}.{inner}": inner_value for inner, inner_value in value.items()}
-        else:
-            flat[name] = value
-    return flat
+    return field_values(recipe, whole=("budget",))
 
 
 def _names(chosen: Sequence[Rule]) -> tuple[str, ...]:
