@@ -193,6 +193,19 @@ def test_an_optimizer_without_a_state_has_nothing_to_carry() -> None:
     assert not optimizer.state
 
 
+def test_a_first_step_that_was_skipped_leaves_nothing_to_carry() -> None:
+    before, after = recipes("adamw")
+    weight = torch.nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.AdamW([weight], fused=True)
+    vars(optimizer)["found_inf"] = torch.tensor(1.0)  # so GradScaler tells it of a gradient that is not finite
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    carry_over(optimizer, before, after)
+    assert all(not value.any() for value in optimizer.state[weight].values())
+    counted = carried(before, after).counted(0.0)
+    assert (counted.step, counted.mean, counted.square) == (0.0, 1.0, 1.0)
+
+
 def test_what_nobody_knows_how_to_carry_is_refused_and_left_alone() -> None:
     before, after = recipes("adamw")
     optimizer = run(before, 3, seed=5)

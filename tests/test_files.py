@@ -2,9 +2,10 @@ import os
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from rebatch.files import write_whole
+from rebatch.files import decoded, write_whole
 
 
 def test_a_file_is_replaced_whole_and_readable_as_the_umask_says(tmp_path: Path) -> None:
@@ -33,3 +34,10 @@ def test_when_writing_fails_the_old_file_stays_and_no_half_file_is_left(
     assert raised.value.filename == str(path)  # the user's file, not the temporary one
     assert path.read_bytes() == b"old"
     assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("damaged", [b'{"a": ', b'{"a": "b"}', b'{"\xff": 1}', b"\xff", b""])
+def test_damage_of_any_kind_is_one_error(damaged: bytes) -> None:
+    assert decoded(b'{"a": 1}', dict[str, float]) == {"a": 1.0}
+    with pytest.raises(msgspec.DecodeError):
+        decoded(damaged, dict[str, float])

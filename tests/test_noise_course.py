@@ -214,10 +214,11 @@ class TestTheFile:
             ("lr,batch_size,loss", "is not what `rebatch measure noise-scale --json` writes"),
             ('{"task": "digits"}', "missing required field `seed`"),
             ('{"fit": null}', "missing required field `task`"),
+            ('{"task": "\xff"}', "is not what .* writes of a run: 'utf-8' codec can't decode byte 0xff"),
         ],
     )
     def test_of_another_shape_is_refused(self, text: str, message: str, tmp_path: Path) -> None:
-        (tmp_path / "noise.json").write_text(text)
+        (tmp_path / "noise.json").write_text(text, encoding="latin1")
         with pytest.raises(RequestError, match=message):
             read_noise_course(tmp_path / "noise.json", SGD)
         with pytest.raises(RequestError, match="cannot read the noise scale"):

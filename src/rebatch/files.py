@@ -1,10 +1,15 @@
-"""Files that are whole or absent: a temporary file beside the target, then one atomic rename."""
+"""Files that are whole or absent, by a temporary file beside the target and one atomic rename; and JSON read back."""
 
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+T = TypeVar("T")
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -22,6 +27,19 @@ def write_whole(path: Path, data: bytes) -> None:
         with suppress(OSError):  # a read-only disk refuses to remove even what is not there
             partial.unlink()
         raise
+
+
+def decoded(data: bytes, kind: type[T]) -> T:
+    """JSON as `kind`.
+
+    Raises:
+        msgspec.DecodeError: `data` is no JSON, or has another shape. Of bytes that are no UTF-8 msgspec itself raises
+            UnicodeDecodeError, which is none of its own errors.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(str(error)) from None
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import msgspec
 
 from rebatch.errors import RequestError
 from rebatch.fields import require_types
+from rebatch.files import decoded
 from rebatch.interval import Interval
 from rebatch.recipe import Recipe, Sgd
 from rebatch.recipe_file import field_values, from_table, spelled
@@ -118,10 +119,10 @@ def read_noise_course(path: Path, tuned: Recipe, task: str | None = None) -> Noi
         RequestError: no such file, a file of another shape, a run of another recipe or task, no noise scale in it.
     """
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=_Document)
+        found = decoded(path.read_bytes(), _Document)
     except OSError as error:
         raise RequestError(f"cannot read the noise scale {path}: {error.strerror}") from None
-    except msgspec.MsgspecError as error:  # what is no JSON, and what has another shape
+    except msgspec.DecodeError as error:  # what is no JSON, and what has another shape
         raise RequestError(
             f"{path} is not what `rebatch measure noise-scale --json` writes of a run: {_first_line(error)}"
         ) from None

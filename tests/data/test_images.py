@@ -1,4 +1,5 @@
 import os
+import pickle
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -123,6 +124,25 @@ def test_a_decoding_process_that_dies_is_told(paths: list[str]) -> None:
     os.kill(decoders._all[0].pid, signal.SIGKILL)
     with pytest.raises(RunError, match="a decoding process ended with status -9; is memory short"):
         decoders.submit(request).result()
+    decoders.close()
+
+
+def test_after_a_decoding_process_that_dies_or_answers_nonsense_a_fresh_one_answers(
+    paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoders = Decoders(1)
+    request = ([(paths[0], None)], 41, 32)
+    expected = decoders.submit(request).result()
+    for spoil in ("dies", "answers nonsense"):
+        with monkeypatch.context() as patch:
+            if spoil == "dies":
+                decoders._all[0].kill()
+            else:
+                patch.setattr("pickle.load", lambda _: pickle.loads(b"nonsense"))
+            with pytest.raises(RunError, match="a decoding process ended with status -9"):
+                decoders.submit(request).result()
+        np.testing.assert_array_equal(decoders.submit(request).result(), expected)
+        assert len(decoders._all) == 1
     decoders.close()
 
 

@@ -225,6 +225,17 @@ def test_hessian_traces_are_those_of_the_matrix() -> None:
     assert abs(square.estimate - float((model.hessian @ model.hessian).trace())) < 4 * square.standard_error
 
 
+def test_a_weight_that_the_loss_does_not_use_is_one_more_dimension_and_flat() -> None:
+    bends = torch.arange(1.0, 8.0)
+    model = Quadratic(torch.ones(7), torch.diag(bends))
+    model.unused = nn.Parameter(torch.zeros(2))
+    found = landscape(model, model, draws=2, high=1.0, generator=generator())
+    assert found.dimensions == 9
+    assert found.gradient_norm == pytest.approx(math.sqrt(7), rel=1e-12)
+    traces = hessian_traces(model, model, probes=2, generator=generator())  # exact for any signs: H is diagonal
+    assert [each.estimate for each in traces] == pytest.approx([float(bends.sum()), float(bends @ bends)], rel=1e-12)
+
+
 def test_what_cannot_be_fitted_is_refused() -> None:
     with pytest.raises(ValueError, match=r"at least 2 draws, got \[2, 1\]"):
         spread([1.0, 1.5, 2.5], [1.0, 1.0, 1.0], [1.0, 2.0, 3.0])

@@ -1,6 +1,7 @@
 """`rebatch train --continue`: another batch size from the middle of a run on, kept in a store, resumed, refused."""
 
 import json
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rebatch.recipe import AdamW, Epochs, Recipe
 from rebatch.recipe_file import write_recipe
 from rebatch.study.plan import Continued, RunSpec
 from rebatch.study.store import Store
+from rebatch.study.worker import Job, _attempt
 from rebatch.tasks import TASKS
 from rebatch.training import Checkpointer, train
 from rebatch.transfer import transfer
@@ -166,6 +168,28 @@ def test_what_cannot_be_continued_is_told_in_one_line(place: Place) -> None:
     measured = Store(place.folder / "old").begin(replace(small, finals=("train_evaluation",)))
     measured.checkpoint.write_bytes(b"")
     assert "is one of a study" in place.refused(LARGE, "new", "--continue", str(measured.path))
+
+
+def test_a_damaged_checkpoint_is_told_in_one_line_and_fails_its_own_run_alone(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.killed(SMALL, "old", rows=3)
+    (small,) = place.specs("old")
+    checkpoint = Store(place.folder / "old").run(small).checkpoint
+    whole = checkpoint.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"no checkpoint"):
+        checkpoint.write_bytes(damaged)
+        for recipe, options in ((SMALL, []), (LARGE, ["--continue", str(place.folder / "old")])):
+            assert run(place.command(recipe, "old", *options)) == 1
+            line = (
+                f"the checkpoint {checkpoint} is damaged, unless memory is short; delete it, and its run starts again"
+            )
+            assert capsys.readouterr().err == f"rebatch: {line}\n"
+    ours, _ = Pipe()
+    told = _attempt(Job(small, small.task, None, place.folder / "old"), ours, {})
+    assert (told.kind, "is damaged" in told.text) == ("failed", True)
+    checkpoint.unlink()
+    assert place.train(SMALL, "old")["status"] == "done"
 
 
 def test_the_id_of_a_continued_run_follows_from_both_recipes_and_the_place() -> None:

@@ -28,12 +28,13 @@ def test_a_result_comes_back_as_it_was_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(result.hits(), hits)
 
 
-def test_a_torn_last_row_is_left_out_and_rows_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
+@pytest.mark.parametrize("torn", [b'{"step":8,"trai', b'{"step":8,"\xff":1}'])
+def test_a_torn_last_row_is_left_out_and_rows_after_the_checkpoint_are_forgotten(tmp_path: Path, torn: bytes) -> None:
     folder = Store(tmp_path, create=True).begin(SPEC)
     for step in (1, 2, 4):
         folder.append({"step": step, "train_loss": 0.5})
     with (folder.path / "rows.jsonl").open("ab") as file:
-        file.write(b'{"step":8,"trai')
+        file.write(torn)
     assert [row["step"] for row in folder.rows()] == [1, 2, 4]
     folder.keep_rows(2)
     folder.append({"step": 4, "train_loss": float("nan")})
@@ -106,8 +107,9 @@ def test_places_that_cannot_be_a_store_are_one_line(tmp_path: Path) -> None:
         Store(Path("/proc/rebatch"), create=True)
 
 
-def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", [b'{"status": "perhaps"}', b'{"status": "\xff"}'])
+def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path, damaged: bytes) -> None:
     folder = Store(tmp_path, create=True).begin(SPEC)
-    (folder.path / "result.json").write_bytes(msgspec.json.encode({"status": "perhaps"}))
+    (folder.path / "result.json").write_bytes(damaged)
     with pytest.raises(RequestError, match=r"cannot read .*result\.json: .*; delete it"):
         folder.result()

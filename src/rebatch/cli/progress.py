@@ -47,7 +47,8 @@ def study_progress(
                 finished.add(spec.run_id)
                 if not console.is_terminal and _is_tenth(len(finished), len(missing)):
                     bar.console.print(f"{len(finished)} of {len(missing)} runs finished", highlight=False)
-            done[spec.run_id] = message.steps if message.kind == "steps" else steps[spec.run_id]
+            if message.kind != "busy":  # in another engine's hands, which says nothing of its steps
+                done[spec.run_id] = message.steps if message.kind == "steps" else steps[spec.run_id]
             title = f"{len(finished)}/{len(missing)} runs; {names[spec.run_id]}"
             bar.update(line, completed=sum(done.values()), description=title)
 

@@ -43,11 +43,7 @@ class Decoders:
         """Forget what has not begun, and end the processes."""
         self._threads.shutdown(cancel_futures=True)
         for process in self._all:
-            with (
-                suppress(BrokenPipeError),
-                process,
-            ):  # closes the pipes, where a dead one may refuse the rest, and waits
-                pass
+            _end(process)
         self._all.clear()
 
     def _ask(self, request: decoding.Request) -> NDArray[np.uint8]:
@@ -59,7 +55,7 @@ class Decoders:
             process.stdin.flush()
             reply: Any = pickle.load(process.stdout)
         except (EOFError, OSError, pickle.UnpicklingError) as error:
-            status = process.wait()
+            status = self._forget(process)
             raise RunError(f"a decoding process ended with status {status}; is memory short?") from error
         if isinstance(reply, str):
             raise RequestError(reply)
@@ -74,6 +70,20 @@ class Decoders:
             self._all.append(self._mine.process)
         process: subprocess.Popen[bytes] = self._mine.process
         return process
+
+    def _forget(self, process: subprocess.Popen[bytes]) -> int:
+        """Its status; the next request of this thread starts a fresh one."""
+        del self._mine.process
+        self._all.remove(process)
+        process.kill()  # one that answered nonsense still lives
+        return _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    """Close the pipes, where a dead one may refuse the rest, and wait for its status."""
+    with suppress(BrokenPipeError), process:
+        pass
+    return process.wait()
 
 
 @lru_cache

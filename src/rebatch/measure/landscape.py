@@ -211,7 +211,7 @@ def hessian_traces(
     weights = trainable(model)
     traces, squares = [], []
     with undisturbed(model), torch.enable_grad():
-        gradient = torch.autograd.grad(loss(), weights, create_graph=True)
+        gradient = torch.autograd.grad(loss(), weights, create_graph=True, materialize_grads=True)
         for _ in range(probes):
             signs = [(2.0 * torch.randint(2, w.shape, generator=generator) - 1.0).to(w) for w in weights]
             along = sum((g * u).sum() for g, u in zip(gradient, signs, strict=True))
@@ -241,7 +241,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 def _gradient(loss: Loss, weights: Sequence[Tensor]) -> Sequence[Tensor]:
     with torch.enable_grad():
-        return torch.autograd.grad(loss(), weights)
+        return torch.autograd.grad(loss(), weights, materialize_grads=True)
 
 
 def _norm(parts: Sequence[Tensor]) -> float:

@@ -72,7 +72,9 @@ class Carry:
     why: str = ""
 
     def counted(self, step: float) -> Counted:
-        """Of moments that have seen `step` steps."""
+        """Of moments that have seen `step` steps; those of none (GradScaler may skip the first) are 0 and stay."""
+        if step == 0.0:
+            return Counted(0.0, 1.0, 1.0)
         (mean, square), (new_mean, new_square) = self.betas
         new_step = same_correction(step, square, new_square)
         return Counted(

@@ -14,6 +14,7 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from rebatch.errors import RequestError
+from rebatch.files import decoded
 from rebatch.study.plan import Plan, RunSpec
 from rebatch.study.store import Quantities, Result, RunsBySeed, Store
 
@@ -149,8 +150,8 @@ def _made_of(plan: Plan, store: Store) -> RunsBySeed:
 
 def _head(path: Path, lines: list[bytes]) -> _Head:
     try:
-        mark = msgspec.json.decode(lines[0] if lines else b"", type=_Mark)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        mark = decoded(lines[0] if lines else b"", _Mark)
+    except msgspec.DecodeError:
         mark = None
     if mark is None or mark.kind != MARK:
         raise RequestError(f"{path} holds no runs of a study; `rebatch study export DIR` writes NAME.runs.jsonl")
@@ -175,8 +176,8 @@ _AGAIN = "nothing was imported; export it again from its store"
 
 def _decode(path: Path, number: int, line: bytes, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(line, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return decoded(line, kind)
+    except msgspec.DecodeError as error:
         raise RequestError(f"{path}, line {number} is damaged: {error}; {_AGAIN}") from None
 
 

@@ -121,17 +121,18 @@ class _Engine:
         self._store, self._task, self._data_dir = store, task, data_dir
         self._workers, self._make = workers, make
         self._missing, self._elsewhere = missing, deque[RunSpec]()
+        self._asked = time.monotonic()
         self._outcome, self._on_progress = outcome, on_progress
 
     def run(self) -> None:
         while self._missing or self._elsewhere or self._busy():
             self._hand_out()
-            if not self._busy():
-                time.sleep(POLL_SECONDS)  # all that is left is in another engine's hands
-                self._missing, self._elsewhere = self._elsewhere, deque()
-                continue
-            for pipe in wait([worker.pipe for worker in self._busy()]):
+            idle = len(self._busy()) < len(self._workers)
+            patience = POLL_SECONDS if idle and self._elsewhere else None
+            for pipe in wait([worker.pipe for worker in self._busy()], patience):
                 self._listen(next(worker for worker in self._workers if worker.pipe is pipe))
+            if idle:
+                self._ask_again()
 
     def _busy(self) -> Sequence[_Worker]:
         return [worker for worker in self._workers if worker.spec is not None]
@@ -144,6 +145,13 @@ class _Engine:
                 # A worker that died while idle is noticed, and replaced, when its answer is awaited.
                 with suppress(BrokenPipeError):
                     worker.pipe.send(Job(spec, task, self._data_dir, self._store.root))
+
+    def _ask_again(self) -> None:
+        """For what was in another engine's hands, which may have died; by the clock, however much our workers say."""
+        if time.monotonic() - self._asked >= POLL_SECONDS:
+            self._asked = time.monotonic()
+            self._missing.extend(self._elsewhere)
+            self._elsewhere.clear()
 
     def _listen(self, worker: _Worker) -> None:
         assert worker.spec is not None

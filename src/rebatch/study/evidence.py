@@ -8,6 +8,7 @@ import msgspec
 
 import rebatch
 from rebatch.errors import RequestError
+from rebatch.files import decoded
 from rebatch.study.claims import Claim, seeds_to_decide
 from rebatch.study.plan import SCALES, Study
 from rebatch.study.studies import STUDIES
@@ -125,8 +126,8 @@ def _read_all(folder: Path, shown_as: str) -> list[tuple[_Kept, str]]:
     found = []
     for path in sorted(folder.rglob("*.json")):
         try:
-            kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            kept = decoded(path.read_bytes(), _Kept)
+        except msgspec.DecodeError as error:
             if not _is_result(path):
                 continue
             raise RequestError(f"cannot read {path}: {error}; write it again with `rebatch study export`") from None

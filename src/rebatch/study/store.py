@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from rebatch.errors import RequestError, RunError
-from rebatch.files import naming, write_whole
+from rebatch.files import decoded, naming, write_whole
 from rebatch.study.plan import Plan, RunSpec
 
 FORMAT = 1
@@ -111,7 +111,7 @@ class RunFolder:
         rows = []
         for line in path.read_bytes().splitlines() if path.exists() else []:
             try:
-                rows.append(msgspec.json.decode(line, type=dict[str, float | None]))
+                rows.append(decoded(line, dict[str, float | None]))
             except msgspec.DecodeError:
                 break
         return [{name: float("nan") if value is None else value for name, value in row.items()} for row in rows]
@@ -254,7 +254,7 @@ def _create(root: Path, marker: Path) -> None:
 def _format(marker: Path) -> int:
     """The format's number; whatever else a newer rebatch may write beside it is ignored."""
     try:
-        found = msgspec.json.decode(marker.read_bytes(), type=_Marker).format
+        found = decoded(marker.read_bytes(), _Marker).format
     except msgspec.DecodeError as error:
         mend = f"""echo '{{"format": {FORMAT}}}' > {shlex.quote(str(marker))}"""
         raise RequestError(f"{marker} is damaged: {error}; if its folder is a store of runs, mend it: {mend}") from None
@@ -263,7 +263,7 @@ def _format(marker: Path) -> int:
 
 def _read(path: Path, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return decoded(path.read_bytes(), kind)
     except msgspec.DecodeError as error:
         raise RequestError(
             f"cannot read {path}: {error}; delete it, and the command that made it makes it again"

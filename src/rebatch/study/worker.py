@@ -31,7 +31,8 @@ class Message:
     """What a worker says of its run: a number of finished steps, or how it ended.
 
     `done`: its result is in the store. `busy`: another process holds it. `failed`: an error, the study can go on.
-    `fatal`: an error that every run would meet (the request was wrong, the disk is full).
+    `refused`: the request was wrong. `fatal`: an error that every run would meet (the disk is full). Both end the
+    study.
     """
 
     kind: Literal["steps", "done", "busy", "failed", "refused", "fatal"]

@@ -1,6 +1,7 @@
 """Stop at any moment, go on bit for bit: a run's whole state in one file, written whole."""
 
 import io
+import pickle
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 
+from rebatch.errors import RunError
 from rebatch.files import write_whole
 
 
@@ -19,16 +21,29 @@ class Checkpointer:
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """The saved state, on the CPU, or `None`."""
-        if not self.path.exists():
-            return None
-        state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
-        return state
+        """The saved state, on the CPU, or `None`.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        return self._read()
 
     def steps(self) -> int:
-        """Finished steps in the saved state, 0 without one."""
-        state = self.load()
+        """Finished steps in the saved state, 0 without one; raises as `load`."""
+        state = self._read(mmap=True)  # the weights stay on the disk
         return 0 if state is None else int(state["step"])
+
+    def _read(self, *, mmap: bool = False) -> dict[str, Any] | None:
+        if not self.path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True, mmap=mmap)
+        except (RuntimeError, EOFError, LookupError, pickle.UnpicklingError) as error:
+            # Too little memory is a RuntimeError too; torch's own words advise what must not be done.
+            raise RunError(
+                f"the checkpoint {self.path} is damaged, unless memory is short; delete it, and its run starts again"
+            ) from error
+        return state
 
     def save_if_due(self, state: Callable[[], Mapping[str, Any]]) -> None:
         """Write `state()` if the last one is old enough."""
