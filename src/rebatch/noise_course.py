@@ -128,9 +128,18 @@ def read_noise_course(path: Path, tuned: Recipe, task: str | None = None) -> Noi
         ) from None
     try:
         _require_same_run(found, tuned, task)
-        return _course(found, path)
+        return _course(found, str(path))
     except RequestError as error:
         raise RequestError(f"{path}: {error}") from None
+
+
+def whole_run(document: bytes) -> Interval:
+    """The noise scale of the whole run, of what `rebatch measure noise-scale --json` writes.
+
+    Raises:
+        RequestError: the run says nothing of it, or did not reach its end.
+    """
+    return _course(decoded(document, _Document), "").whole
 
 
 def _first_line(error: Exception) -> str:
@@ -152,7 +161,7 @@ def _require_same_run(found: _Document, tuned: Recipe, task: str | None) -> None
             )
 
 
-def _course(found: _Document, path: Path) -> NoiseCourse:
+def _course(found: _Document, source: str) -> NoiseCourse:
     seen = [look.examples for look in found.looks]
     shares = _shares(seen)
     if found.examples is not None and seen[-1] < found.examples:
@@ -162,8 +171,8 @@ def _course(found: _Document, path: Path) -> NoiseCourse:
         )
     whole = _whole([(share, look.noise_scale) for share, look in zip(shares, found.looks, strict=True)])
     parts = tuple((share, _part(look.noise_scale, whole)) for share, look in zip(shares, found.looks, strict=True))
-    source = f"{path} ({found.task}, seed {found.seed}, {len(parts)} windows)"
-    return NoiseCourse(whole=whole, parts=parts, source=source)
+    where = f"{source} ({found.task}, seed {found.seed}, {len(parts)} windows)"
+    return NoiseCourse(whole=whole, parts=parts, source=where)
 
 
 def _shares(seen: Sequence[int]) -> list[float]:

@@ -8,6 +8,7 @@ import pytest
 
 from rebatch.cli.main import run
 from rebatch.cli.measure import SENTENCES
+from rebatch.noise_course import whole_run
 from rebatch.recipe import Epochs
 from rebatch.recipe_file import write_recipe
 from rebatch.tasks import TASKS
@@ -55,7 +56,9 @@ def plain(tmp_path: Path) -> str:
 
 def test_the_noise_scale_along_a_run_is_a_table(plain: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["measure", "noise-scale", "--task", "digits/mlp-plain", "--recipe", plain, "--looks", "3"]) == 0
-    head, *rows = capsys.readouterr().out.splitlines()
+    head, *rows, whole = capsys.readouterr().out.splitlines()
+    assert whole.startswith("over the whole run ")
+    assert whole.endswith(": what `rebatch transfer --noise-scale` takes")
     assert head.split() == ["step", "examples", "train", "loss", "noise", "scale,", "95", "%", "interval"]
     assert [row.split()[0] for row in rows] == ["43", "85", "128"]
     assert all("steps" in row for row in rows)
@@ -66,6 +69,13 @@ def test_the_noise_scale_as_one_json_document(plain: str, capsys: pytest.Capture
     assert run(["measure", "noise-scale", "--task", "digits/mlp-plain", "--recipe", plain, *options]) == 0
     captured = capsys.readouterr()
     found = json.loads(captured.out)
+    seen, ends = [look["noise_scale"] for look in found["looks"]], [look["examples"] for look in found["looks"]]
+    shares = [ends[0], ends[1] - ends[0]]
+    trace, square = (
+        sum(share * each[name]["estimate"] for share, each in zip(shares, seen, strict=True))
+        for name in ("trace", "square")
+    )
+    assert whole_run(captured.out.encode()).estimate == pytest.approx(trace / square)
     assert captured.err == ""
     assert [look["step"] for look in found["looks"]] == [64, 128]
     assert found["looks"][0]["noise_scale"]["low"] > 0

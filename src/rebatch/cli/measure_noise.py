@@ -30,8 +30,9 @@ def noise_scale(
     import msgspec
 
     from rebatch.cli.measuring import chosen_run
-    from rebatch.cli.output import say, write_json
+    from rebatch.cli.output import note, say, write_json
     from rebatch.errors import RequestError
+    from rebatch.noise_course import in_words, whole_run
     from rebatch.price import cost
     from rebatch.recipe_file import to_table
     from rebatch.study.noise_along import noise_scale_along
@@ -48,8 +49,14 @@ def noise_scale(
         found.append(look)
         if not json:
             say(f"{look.step:>8,} {look.examples:>10,} {look.train_loss:>10.4g}  {look.noise_scale or 'too few steps'}")
+    looked = [msgspec.to_builtins(look) for look in found]
+    planned = cost(run.recipe, len(run.data.train)).examples
+    about = {"task": run.name, "seed": seed, "norm": norm, "recipe": to_table(run.recipe), "examples": planned}
+    document = msgspec.json.encode({**about, "looks": looked})
     if json:
-        looked = [msgspec.to_builtins(look) for look in found]
-        planned = cost(run.recipe, len(run.data.train)).examples
-        about = {"task": run.name, "seed": seed, "norm": norm, "recipe": to_table(run.recipe), "examples": planned}
-        write_json(msgspec.json.encode({**about, "looks": looked}))
+        write_json(document)
+        return
+    try:
+        say(f"over the whole run {in_words(whole_run(document))}: what `rebatch transfer --noise-scale` takes")
+    except RequestError as error:
+        note(str(error))

@@ -26,7 +26,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     Attributes:
         noise_scale: tr(Sigma)/|G|^2 in examples (`rebatch measure noise-scale`), a number or its interval. It grows
-            along a run: a typical value of the run, not an early one.
+            along a run: that of the whole run, which the command prints last; early it is too small, late too large.
         noise_course: in its place, how it drifts along the run (`rebatch.noise_course.read_noise_course`).
         critical_batch_size: measured with branches, in examples (`rebatch measure critical-batch-size`).
         knee: how the best rate bends over the batch size (`rebatch.knee`), from a sweep or a law.

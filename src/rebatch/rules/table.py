@@ -71,7 +71,7 @@ RULES: dict[str, Rule] = {
             bounds=rates.gain_bounds,
             formula="lr' = lr (1 + B_n/B) / (1 + B_n/B')",
             source="AdaScale, Johnson et al. 2020; McCandlish et al. 2018",
-            holds="SGD with or without momentum; B_n typical of the run; below the edge of stability",
+            holds="SGD with or without momentum; B_n of the whole run; below the edge of stability",
             evidence="some",
         ),
         Rule(
