@@ -49,6 +49,8 @@ MEASURES: dict[str, Callable[[Sequence[Landing]], float]] = {
     "regret_down": lambda found: _mean([landing.regret for landing in found if landing.new < landing.old]),
     "beyond": lambda found: _mean([landing.beyond for landing in found]),
 }
+# What these save beside the simple rules is told.
+SAVERS = ("default", "sweep")
 # The rules that read the noise scale, and are not given the sweep.
 NOISY = ("gain", "default")
 # From which part of the run the noise scale is taken, in tenths; the first is what the table stands on.
@@ -104,10 +106,16 @@ def _group(plan: Plan, store: Store, optimizer: str) -> Group:
 
 
 def score(group: Group, seeds: Sequence[int], tenths: Sequence[int] = LATE, highest: float = float("inf")) -> Array:
-    """Every measure of every rule, (rules, measures); nan where a rule reaches no pair."""
+    """Every measure of every rule, and its regret over that of each of `SAVERS`; nan where a rule reaches no pair.
+
+    Shape (rules, measures + savers). Regrets are compared within the group: not every rule reaches all groups.
+    """
     found = landings(group.trials(seeds), group.recipe, group.examples, tenths, highest=highest)
     by_rule = [[landing for landing in found if landing.rule == rule] for rule in CARRIED]
-    return np.array([[measure(each) for measure in MEASURES.values()] for each in by_rule])
+    table = np.array([[measure(each) for measure in MEASURES.values()] for each in by_rule])
+    regrets, names = table[:, list(MEASURES).index("regret")], list(CARRIED)
+    saved = [regrets - regrets[names.index(saver)] for saver in SAVERS]
+    return np.column_stack([table, *saved])
 
 
 def resampled(group: Group, rng: np.random.Generator) -> Array:
@@ -188,20 +196,18 @@ def _with_intervals(point: Array, draws: Array) -> dict[str, Any]:
     }
     return {
         "rules": rules,
-        "saved_by_default": _saved(point, draws, "default"),
-        "saved_by_sweep": _saved(point, draws, "sweep"),
+        **{f"saved_by_{saver}": _saved(point, draws, saver) for saver in SAVERS},
     }
 
 
 def _saved(point: Array, draws: Array, rule: str) -> dict[str, Any]:
-    """How much lower the regret of `rule` is than that of each simple one."""
-    names, column = list(CARRIED), list(MEASURES).index("regret")
-    own, found = names.index(rule), {}
+    """How much lower the regret of `rule` is than that of each simple one, in the groups that both reach."""
+    names, column = list(CARRIED), len(MEASURES) + SAVERS.index(rule)
+    found = {}
     for simple in SIMPLE:
-        other = names.index(simple)
-        ends = np.nanpercentile(draws[:, other, column] - draws[:, own, column], [2.5, 97.5])
-        estimate = point[other, column] - point[own, column]
-        found[simple] = _interval(Interval(float(estimate), float(ends[0]), float(ends[1])))
+        row = names.index(simple)
+        low, high = np.nanpercentile(draws[:, row, column], [2.5, 97.5])
+        found[simple] = _interval(Interval(float(point[row, column]), float(low), float(high)))
     return found
 
 
