@@ -65,13 +65,21 @@ def stable_lr_of(optimizer: Sgd, eigenvalue: float) -> float:
     return stable_lr(eigenvalue, optimizer.momentum, nesterov=optimizer.nesterov)
 
 
-def unstable(losses: Sequence[float], chance_loss: float, *, jump: float = math.inf, least: float = 0.0) -> list[bool]:
+def unstable(
+    losses: Sequence[float],
+    chance_loss: float,
+    *,
+    rates: Sequence[float] = (),
+    jump: float = math.inf,
+    least: float = 0.0,
+) -> list[bool]:
     """Which of a sweep's final training losses, by rising learning rate, show that training broke.
 
     A loss that is not finite or above `chance_loss` (ln of the number of classes) did. With a finite `jump` so did one
-    that is more than `jump` times the loss at the next lower rate; networks with batch norm often leap there and then
-    recover. A loss of at most `least` is no such leap: where a network fits everything, losses of nearly nothing differ
-    by any factor. Whatever lies above a broken rate counts as broken too.
+    that is more than `jump` times the loss at the next lower rate, or where `rates` are given, at the largest of at
+    most half the rate: points between octaves then refine an edge and do not move it. Networks with batch norm often
+    leap there and then recover. A loss of at most `least` is no such leap: where a network fits everything, losses of
+    nearly nothing differ by any factor. Whatever lies above a broken rate counts as broken too.
 
     >>> unstable([0.5, 0.1, 0.3, 2.4, 0.9], 2.303), unstable([0.5, 0.1, 0.3], 2.303, jump=2)
     ([False, False, False, True, True], [False, False, True])
@@ -81,10 +89,19 @@ def unstable(losses: Sequence[float], chance_loss: float, *, jump: float = math.
     broken, found = False, []
     for place, loss in enumerate(losses):
         hard = not math.isfinite(loss) or loss > chance_loss
-        soft = place > 0 and loss > max(least, jump * losses[place - 1])
+        below = _reference(place, rates)
+        soft = below is not None and loss > max(least, jump * losses[below])
         broken = broken or hard or soft
         found.append(broken)
     return found
+
+
+def _reference(place: int, rates: Sequence[float]) -> int | None:
+    """Whose loss a leap is measured from."""
+    if not rates:
+        return place - 1 if place > 0 else None
+    lower = [other for other in range(place) if rates[other] <= rates[place] / 2.0 * (1.0 + 1e-9)]
+    return lower[-1] if lower else None
 
 
 def edge(rates: Sequence[float], broken: Sequence[bool]) -> Interval:

@@ -75,6 +75,14 @@ def test_a_leap_counts_where_it_is_asked_for() -> None:
     assert unstable([0.1, 0.19, 0.37, 0.2], math.log(10), jump=2) == [False] * 4
 
 
+def test_points_between_octaves_refine_an_edge_and_do_not_move_it() -> None:
+    losses = {1.0: 0.5, 2.0: 0.5, 4.0: 0.5, 4.757: 0.62, 5.657: 0.78, 6.727: 0.99, 8.0: 1.2, 16.0: 2.0}
+    octaves = [rate for rate in losses if rate in (1.0, 2.0, 4.0, 8.0, 16.0)]
+    for rates, expected in ((octaves, (4.0, 8.0)), (list(losses), (6.727, 8.0))):
+        found = edge(rates, unstable([losses[rate] for rate in rates], math.log(10), rates=rates, jump=2))
+        assert (found.low, found.high) == expected
+
+
 def test_the_edge_lies_between_what_holds_and_what_does_not() -> None:
     found = edge([0.5, 1.0, 4.0], [False, False, True])
     assert (found.low, found.estimate, found.high) == (1.0, 2.0, 4.0)

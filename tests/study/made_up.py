@@ -45,11 +45,16 @@ COSINES = [
 ]
 
 # How soon it forgets.
-DECAY = {
-    f"{name}{mode}": value
-    for name, value in {"tau": 0.3, "newest_loss": 0.4, "limit_loss": 0.7, "unseen_loss": 0.6, "forgotten": 0.5}.items()
-    for mode in ("", ":batch_statistics")
+_FORGETS = {
+    "tau": 0.3,
+    "tau_low": 0.25,
+    "tau_high": 0.4,
+    "newest_loss": 0.4,
+    "limit_loss": 0.7,
+    "unseen_loss": 0.6,
+    "forgotten": 0.5,
 }
+DECAY = {f"{name}{mode}": value for name, value in _FORGETS.items() for mode in ("", ":batch_statistics")}
 
 # What a run leaves, by the names of what was asked to be measured after it.
 FINALS = {

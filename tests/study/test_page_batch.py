@@ -113,7 +113,7 @@ def test_noise_is_read_late_and_compared_between_batches_and_statistics() -> Non
     found = quantities({SMALL: course(calm, calm), LARGE: course(loud, calm)})
     assert found["noise_added"] == pytest.approx(noise(loud))
     assert found[f"noise:{LARGE}, recomputed"] == 0.0
-    assert found["noise_left"] == 0.0
+    assert found["noise_over_half"] == -0.5 * found[f"noise:{LARGE}"]
 
 
 def test_speed_is_judged_by_the_machine_it_was_measured_on() -> None:

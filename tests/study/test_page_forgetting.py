@@ -17,6 +17,7 @@ from rebatch.recipe import Epochs, Recipe, Sgd, Steps
 from rebatch.schedule import lr_factor
 from rebatch.study.claims import quantities_of
 from rebatch.study.finals import finals, watchers
+from rebatch.study.judging import judge
 from rebatch.study.plan import SCALES, Arm, Plan, RunSpec, Scale, make_plan
 from rebatch.study.records import FinishedRun
 from rebatch.study.studies.page_2018.forgetting import FORGETTING, quantities
@@ -85,9 +86,12 @@ def test_a_task_of_too_few_batches_is_refused() -> None:
         make_plan(FORGETTING, task, "quick", execution=Execution())
 
 
-def forgets(tau: float, *, newest: float = 1.0, limit: float = 2.0, unseen: float = 2.0) -> dict[str, float]:
+def forgets(
+    tau: float, *, newest: float = 1.0, limit: float = 2.0, unseen: float = 2.0, low: float | None = None
+) -> dict[str, float]:
     decay = Decay(limit, limit - newest, Interval(tau, tau, tau))
-    found = {"tau": tau, "newest_loss": newest, "limit_loss": limit, "unseen_loss": unseen}
+    ends = {"tau_low": tau / 1.1 if low is None else low, "tau_high": min(1.1 * tau, 4.0)}
+    found = {"tau": tau, **ends, "newest_loss": newest, "limit_loss": limit, "unseen_loss": unseen}
     return found | {"forgotten": decay.age_at(unseen)}
 
 
@@ -144,6 +148,21 @@ def test_taus_are_compared_in_octaves() -> None:
     assert found["tau_of_width_x1"] == pytest.approx(2.0)
     assert found["tau_of_width_x2"] == pytest.approx(1.0)
     assert found["tau_per_width"] == pytest.approx(1.5)
+
+
+def test_a_tau_that_any_other_would_fit_as_well_decides_nothing() -> None:
+    """Both beyond the longest that is looked at: equal, and not known. So too where nothing decays."""
+    whole, larger = "whole:x4", "batch_128:x4"
+    for unknown in (forgets(6.0), forgets(0.015, low=0.0)):
+        assert quantities(known({whole: unknown, larger: forgets(0.3)}))["doubt:larger_batch"] == 16.0
+    found = quantities(known({whole: forgets(0.4), larger: forgets(0.3)}))
+    assert found["doubt:larger_batch"] == pytest.approx(2 * math.log2(1.1))
+    (claim,) = [each for each in plan_of("digits/mlp", "cpu").design.claims if each.id == "P13"]
+    for taus, verdict in (((48.0, 6.0), "undecided"), ((0.31, 0.3), "confirmed")):
+        seeds = [quantities(known({whole: forgets(taus[0]), larger: forgets(taus[1])})) for _ in range(8)]
+        assert {abs(each["tau_of_larger_batch"]) < 0.05 for each in seeds} == {True}
+        (judged,) = judge([claim], {}, {name: dict(enumerate(each[name] for each in seeds)) for name in seeds[0]})
+        assert judged.verdict == verdict
 
 
 def test_the_parts_predict_the_whole() -> None:

@@ -12,7 +12,7 @@ from rebatch.files import decoded
 from rebatch.study.claims import Claim, seeds_to_decide
 from rebatch.study.plan import SCALES, Study
 from rebatch.study.studies import STUDIES
-from rebatch.tasks import find_task
+from rebatch.tasks import TASKS, find_task
 
 # From the strongest to the weakest at one scale: the paper's own tasks, the largest models first, then all others.
 TASK_RANK = (
@@ -155,7 +155,7 @@ def _claim(study: Study, claim: Claim, task: str, kept: Sequence[tuple[_Kept, st
     best = next((each for each in found if each.effect.estimate is not None), None)
     return ClaimEvidence(
         id=claim.id,
-        statement=claim.statement,
+        statement=_statement(study, claim, best) if best else claim.statement,
         expected=best.expected if best else claim.expected,
         verdict=best.verdict if best else None,
         scale=best.scale if best else None,
@@ -164,6 +164,14 @@ def _claim(study: Study, claim: Claim, task: str, kept: Sequence[tuple[_Kept, st
         needs=best.needs if best else _needs(study, task, [each for each, _ in kept]),
         all=tuple(found),
     )
+
+
+def _statement(study: Study, claim: Claim, found: Found) -> str:
+    """As it is on the task of the result, whose batch sizes it may name."""
+    task = TASKS.get(found.task)
+    if task is None:
+        return claim.statement
+    return next((each.statement for each in study.design(task, "cpu").claims if each.id == claim.id), claim.statement)
 
 
 def _verdicts(claim_id: str, kept: Sequence[tuple[_Kept, str]]) -> Iterable[Found]:

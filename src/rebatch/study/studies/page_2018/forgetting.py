@@ -43,6 +43,8 @@ LONGEST = 4.0
 COVERED = 0.9
 # More data are wasted where they bring at most this share of what they bring at the low rate.
 WASTED = 0.25
+# A tau is known where its own 95 % interval is at most so many octaves wide; without an end it counts as `OPEN`.
+KNOWN, OPEN = 2.0, 16.0
 # Two times are alike within half an octave, as two rates are (P9).
 ALIKE = 0.5
 
@@ -113,8 +115,9 @@ def quantities(runs: SeedRuns) -> Mapping[str, float]:
 
     `tau` and `forgotten` are in epochs (see `finals.forgetting`); `short_of` is how far below nine tenths of the way
     to the unseen loss a batch still is at an age, in nats; `gap` is what the whole set gains over half of it. Taus are
-    compared in octaves. Numbers that end in `:batch_statistics` are of batches replayed with batch norm as in training,
-    the others by its running statistics. A diverged run has no numbers and is counted in `diverged`.
+    compared in octaves; `doubt` is the widest interval of those that are. Numbers that end in `:batch_statistics` are
+    of batches replayed with batch norm as in training, the others by its running statistics. A diverged run has no
+    numbers and is counted in `diverged`.
     """
     found: dict[str, float] = {"diverged": float(sum(map(_has_diverged, runs.values())))} if runs else {}
     for label in FACTORS:
@@ -140,6 +143,7 @@ def _forgotten(runs: SeedRuns, mode: str) -> dict[str, float]:
     taus = {name: min(each["tau"], LONGEST) for name, each in measured.items()}
     found = {f"tau:{name}": tau for name, tau in taus.items()}
     found |= {f"forgotten:{name}": each["forgotten"] for name, each in measured.items()}
+    found |= _doubts({name: _width(each) for name, each in measured.items()})
     for label, age in _AGES.items():
         if f"{WHOLE}:{label}" in measured:
             found[f"short_of:{label}"] = _short_of(measured[f"{WHOLE}:{label}"], age)
@@ -147,9 +151,30 @@ def _forgotten(runs: SeedRuns, mode: str) -> dict[str, float]:
     return found | _compared({name: math.log2(tau) for name, tau in taus.items()}, parts)
 
 
-_KINDS = ("tau", "forgotten", "newest_loss", "limit_loss", "unseen_loss")
+_KINDS = ("tau", "tau_low", "tau_high", "forgotten", "newest_loss", "limit_loss", "unseen_loss")
 # At which age P12 asks whether a batch is forgotten.
 _AGES = {HIGH: 0.5, LOW: 1.0}
+
+
+def _width(metrics: Mapping[str, float]) -> float:
+    """Of tau's interval, in octaves; where nothing decays any tau fits, and the one that is reported says nothing."""
+    low, high = metrics["tau_low"], metrics["tau_high"]
+    return math.log2(high / low) if low > 0.0 and high < LONGEST else OPEN
+
+
+def _doubts(widths: Mapping[str, float]) -> dict[str, float]:
+    """The widest interval among the taus that a claim compares."""
+    compared = {
+        "larger_batch": [name for name in widths if name.startswith(_BATCH)],
+        "width": [name for name in widths if name.startswith(_WIDTH)],
+        "data": [name for name in widths if name.startswith(_PART)],
+    }
+    whole = f"{WHOLE}:{HIGH}"
+    return {
+        f"doubt:{what}": max(widths[name] for name in (whole, *names))
+        for what, names in compared.items()
+        if names and whole in widths
+    }
 
 
 def _has_diverged(run: FinishedRun) -> bool:
@@ -268,6 +293,7 @@ def _forgets(task: Task, mode: str) -> tuple[Claim, ...]:
             "Equal within half an octave, as rates are in P9.",
             expected=0.0,
             mode=mode,
+            known="larger_batch",
         ),
         _claim(
             "P21-forgetting",
@@ -281,6 +307,7 @@ def _forgets(task: Task, mode: str) -> tuple[Claim, ...]:
             f"A line through log tau of the sets below {task.train} predicts that one, within half an octave. Epochs "
             "are fixed, so smaller sets make fewer updates.",
             mode=mode,
+            known="data",
         ),
     )
 
@@ -288,7 +315,7 @@ def _forgets(task: Task, mode: str) -> tuple[Claim, ...]:
 def _wider(mode: str) -> Claim:
     steps = [_quantity(f"tau_of_width_{step}{mode}", OCTAVES, low=0.0) for step in ("x1", "x2")]
     statement = "Larger models forget less: tau grows from half the width to one, and from one to twice"
-    return _claim("P14", statement, AllOf(tuple(steps)), "Any growth counts.", mode=mode)
+    return _claim("P14", statement, AllOf(tuple(steps)), "Any growth counts.", mode=mode, known="width")
 
 
 def _remedy() -> Claim:
@@ -297,15 +324,27 @@ def _remedy() -> Claim:
         "A larger model is a remedy for forgetting (sparse updates and natural gradient are not built)",
         _quantity("tau_per_width", f"{OCTAVES} per doubling of the width", low=0.0),
         "Any growth counts; the slope over all three widths, where P14 wants each step to help.",
+        known="width",
     )
 
 
-def _claim(id_: str, statement: str, test: Test, why: str, *, expected: float | None = None, mode: str = "") -> Claim:
+def _claim(
+    id_: str,
+    statement: str,
+    test: Test,
+    why: str,
+    *,
+    expected: float | None = None,
+    mode: str = "",
+    known: str = "",
+) -> Claim:
+    """`known` names the taus that it takes for known."""
+    premise = (_quantity(f"doubt:{known}{mode}", "octaves of tau's interval", high=KNOWN),) if known else ()
     source = f"Page 2018, {id_.partition('-')[0]}"
     if mode:
         id_, statement = f"{id_}-batch-statistics", f"{statement}, batch norm replayed as in training"
         why = f"{why} The source leaves open how batch norm was replayed."
-    return Claim(id=id_, statement=statement, source=source, test=test, expected=expected, why=why)
+    return Claim(id=id_, statement=statement, source=source, test=test, expected=expected, why=why, premise=premise)
 
 
 def _quantity(name: str, unit: str, *, low: float | None = None, high: float | None = None) -> Quantity:

@@ -49,7 +49,8 @@ class Sweep:
     @property
     def broken(self) -> list[bool]:
         """Which factors break training."""
-        return unstable(self.train_losses, self.chance_loss, jump=JUMP, least=LEAST * self.chance_loss)
+        least = LEAST * self.chance_loss
+        return unstable(self.train_losses, self.chance_loss, rates=self.rates, jump=JUMP, least=least)
 
     @property
     def edge(self) -> Interval:

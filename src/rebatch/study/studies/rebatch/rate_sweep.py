@@ -19,7 +19,7 @@ from statistics import fmean
 
 from rebatch.recipe import AdamW, Epochs, Recipe, Sgd
 from rebatch.schedule import Cosine
-from rebatch.study.carried_rates import NEAR, SIMPLE, TENTHS, Landing, Trial, curves, landings
+from rebatch.study.carried_rates import NEAR, SIMPLE, TENTHS, UNRESOLVED, Landing, Trial, curves, landings
 from rebatch.study.claims import AllOf, Claim, Quantity, Test
 from rebatch.study.plan import Arm, Design, Scale, Study, TrainingSet
 from rebatch.study.records import FinishedRun, SeedRuns
@@ -185,7 +185,9 @@ def _of_optimizer(optimizer: str, runs: Mapping[str, FinishedRun], chance_loss: 
     numbers = {}
     for size, curve in curves(trials).items():
         numbers[f"log2_best:{optimizer}, {size}"] = math.log2(curve.best.lr)
-        numbers[f"log2_noise_scale:{optimizer}, {size}"] = math.log2(curve.noise_scale)
+        numbers[f"noise_unresolved:{optimizer}, {size}"] = float(curve.noise_scale == UNRESOLVED)
+        if curve.noise_scale < UNRESOLVED:
+            numbers[f"log2_noise_scale:{optimizer}, {size}"] = math.log2(curve.noise_scale)
         numbers[f"lowest_loss:{optimizer}, {size}"] = float(curve.losses.min())
     by_rule: dict[str, list[Landing]] = {}
     for landing in landings(trials, next(iter(runs.values())).recipe, _examples(runs.values())):
