@@ -211,7 +211,15 @@ def _hardware(probe: Cuts | StepTimes | KeptImages, noise: random.Random) -> dic
 
 
 def _forgetting(noise: random.Random) -> dict[str, float]:
-    numbers = {"tau": 0.3, "forgotten": 0.5, "newest_loss": 0.4, "limit_loss": 0.6, "unseen_loss": 0.55}
+    numbers = {
+        "tau": 0.3,
+        "tau_low": 0.25,
+        "tau_high": 0.4,
+        "forgotten": 0.5,
+        "newest_loss": 0.4,
+        "limit_loss": 0.6,
+        "unseen_loss": 0.55,
+    }
     modes = ("", ":batch_statistics")
     found = {f"{name}{mode}": value + 0.1 * noise.random() for name, value in numbers.items() for mode in modes}
     for kind in ("replay", "online", "fresh", "plain", "batch_statistics"):
