@@ -11,10 +11,11 @@ from rebatch.recipe import BIGBATCH, Defects
 from rebatch.study.archive import read_runs
 from rebatch.study.choosing import with_candidates
 from rebatch.study.claims import arms_of, quantities_of
-from rebatch.study.plan import SCALES, Arm, Plan, Scale, make_plan
+from rebatch.study.plan import SCALES, Arm, Plan, Scale, TrainingSet, make_plan
 from rebatch.study.probes import StepTime
 from rebatch.study.store import Store
 from rebatch.study.studies import STUDIES
+from rebatch.study.studies.hoffer_2017.momentum_reset import COLUMNS
 from rebatch.tasks import TASKS, Task, find_task
 from study.made_up import seed_of
 
@@ -137,6 +138,16 @@ def test_the_plain_script_s_learning_rate_is_an_arm_with_as_many_seeds_as_its_si
     assert plain.recipe.replace(defects=Defects()).as_tuned() == arms["base_256:large_batch+lr"].recipe.as_tuned()
     claims = plan_of("hoffer-momentum-reset", "mnist/f1", "cpu").design.claims
     assert plain.name not in {name for claim in claims for name in arms_of(claim.test)}  # a search, not a test
+
+
+def test_digits_are_trained_unmirrored_too_and_nothing_else_is_changed() -> None:
+    arms = momentum_arms("mnist/f1")
+    unflipped = {name: arm for name, arm in arms.items() if arm.data != TrainingSet()}
+    assert list(unflipped) == [f"no_flip:{name}" for name in COLUMNS]
+    for name, arm in unflipped.items():
+        assert arm.data == TrainingSet(without=("flip",))
+        assert arm.recipe == arms[name.removeprefix("no_flip:")].recipe
+    assert not any(name.startswith("no_flip:") for name in momentum_arms("fashion-mnist/f1"))
 
 
 def test_the_kept_runs_are_runs_of_the_study_as_it_is() -> None:

@@ -383,7 +383,7 @@ def test_running_statistics_are_better_by_the_difference_of_two_accuracies() -> 
 
 def test_what_losing_the_momentum_costs_is_a_difference_of_accuracies_and_of_gaps() -> None:
     accuracy = {SMALL: 98.0, LARGE: 97.0, LR: 97.5, f"authors:{SMALL}": 98.1, f"authors:{LARGE}": 96.0}
-    accuracy |= {f"authors:{LR}": 96.5, f"reset1:{LARGE}": 96.2}
+    accuracy |= {f"authors:{LR}": 96.5, f"reset1:{LARGE}": 96.2, f"no_flip:{SMALL}": 98.4}
     found = momentum_reset.quantities(reached(accuracy))
     known = {name: value for name, value in found.items() if math.isfinite(value)}
     assert known == pytest.approx(
@@ -392,6 +392,7 @@ def test_what_losing_the_momentum_costs_is_a_difference_of_accuracies_and_of_gap
             "authors:gap": 2.1,
             "gap_by_defects": 1.1,
             f"reset_cost:{LARGE}": 0.8,
+            f"flip_cost:{SMALL}": 0.4,
             "lr_gain": 0.5,
             "authors:lr_gain": 0.5,
         }

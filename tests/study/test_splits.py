@@ -69,6 +69,19 @@ def test_a_training_set_may_be_left_unaugmented() -> None:
     assert splits_of(spec_of(TrainingSet(augmented=False)), IMAGES, None).augmentations == ()
 
 
+def test_one_augmentation_may_be_left_out() -> None:
+    assert splits_of(spec_of(TrainingSet(without=("flip",))), IMAGES, None).augmentations == (PadCrop(padding=1),)
+    nothing = TrainingSet(augmented=False, without=("flip",))
+    assert splits_of(spec_of(nothing), IMAGES, None).augmentations == ()
+
+
+def test_an_augmentation_that_the_task_lacks_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"task images/small has no augmentation 'flop' to leave out.*'flip'"):
+        splits_of(spec_of(TrainingSet(without=("flop",))), IMAGES, None)
+    with pytest.raises(RequestError, match="task digits/mlp has no augmentation 'flip' to leave out; it has none"):
+        splits_of(spec_of(TrainingSet(without=("flip",))), DIGITS, None)
+
+
 def design_with(data: TrainingSet) -> Study:
     def design(task: Task, _: str) -> Design:
         return Design(arms=(Arm(name="part", recipe=task.recipe, data=data),), claims=(), seeds=1)

@@ -32,10 +32,12 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     Attributes:
         examples: so many of them, classes balanced; smaller sets lie within larger ones, whatever the seed.
         augmented: whether the task's augmentations are applied.
+        without: augmentations that are left out, by the name of their draws: "flip", "pad_crop".
     """
 
     examples: int | None = None
     augmented: bool = True
+    without: tuple[str, ...] = ()
 
 
 class Continued(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

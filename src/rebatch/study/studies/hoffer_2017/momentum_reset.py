@@ -16,7 +16,7 @@ from rebatch.batching import steps_per_epoch
 from rebatch.execution import Execution
 from rebatch.recipe import BIGBATCH, Defects, Recipe
 from rebatch.study.claims import Claim, Equivalent, Greater, Quantity, Test
-from rebatch.study.plan import Arm, Design, Scale, Study
+from rebatch.study.plan import Arm, Design, Scale, Study, TrainingSet
 from rebatch.study.records import FinishedRun, SeedRuns
 from rebatch.study.studies.hoffer_2017.common import GBN, LARGE, LR, RA, SMALL, large_batch, shortened, table_1
 from rebatch.tasks.task import Task
@@ -34,6 +34,9 @@ TUNING_SEEDS, FIRST_TUNING_SEED = 3, 1000
 
 # Nets whose batch norm the released code starts at a scale of 1 itself, whatever torch's default was then.
 RESIDUAL = ("cifar10/resnet8", "cifar10/resnet44", "cifar100/wrn16-4", "cifar100/wrn16-4-preact")
+
+# Where the paper and its code mirror images that are no longer of their class then (D8).
+FLIPPED_DIGITS = ("mnist/f1",)
 
 COLUMNS = (SMALL, LARGE, LR, GBN)
 
@@ -94,7 +97,7 @@ def momentum_reset_design(task: Task, scale: Scale) -> Design:
 
 
 def quantities(runs: SeedRuns) -> Mapping[str, float]:
-    """Per seed: the gap in either form, what the reset costs each column, the slope of the dose on either arm.
+    """Per seed: the gap in either form, what reset and flip cost each column, the slope of the dose on either arm.
 
     And by how much the best of a run's evaluations lies above the last, in each column of the authors' form: their code
     chooses the best epoch, on the test set (D7). Here it is the validation set, and only what such a choice would add.
@@ -107,6 +110,7 @@ def quantities(runs: SeedRuns) -> Mapping[str, float]:
     own, theirs = difference(SMALL, LARGE), difference(f"authors:{SMALL}", f"authors:{LARGE}")
     slopes = {f"dose_slope:{name}": _slope(runs, name) for name in (LARGE, LR)}
     cost = {f"reset_cost:{name}": difference(name, f"reset1:{name}") for name in COLUMNS}
+    cost |= {f"flip_cost:{name}": difference(f"no_flip:{name}", name) for name in COLUMNS}
     gain = {"lr_gain": difference(LR, LARGE), "authors:lr_gain": difference(f"authors:{LR}", f"authors:{LARGE}")}
     best = {f"best_epoch_gain:{name}": _best_epoch_gain(runs[name]) for name in THEIRS if name in runs}
     return {"gap": own, "authors:gap": theirs, "gap_by_defects": theirs - own, **cost, **gain, **slopes, **best}
@@ -169,6 +173,9 @@ def _explaining(task: Task, small: Recipe, kept: Mapping[str, Recipe], size: _Si
     recipes |= {f"warmup:{name}": kept[name].replace(schedule=warm) for name in (LARGE, LR)}
     recipes[f"base_256:{LR}"] = _lr_from_256(task, small)
     arms = [Arm(name=name, recipe=recipe, seeds=size.explain) for name, recipe in recipes.items()]
+    if task.name in FLIPPED_DIGITS:
+        unflipped = TrainingSet(without=("flip",))
+        arms += [Arm(name=f"no_flip:{name}", recipe=kept[name], seeds=size.explain, data=unflipped) for name in COLUMNS]
     float32 = Execution(precision="float32")
     return [*arms, Arm(name=f"float32:{LR}", recipe=kept[LR], seeds=size.explain, execution=float32)]
 
