@@ -78,7 +78,9 @@ def test_what_a_claim_takes_for_granted_is_shown_with_it(store: Store, falls: fl
 
     table, console = study_tables(summary), Console(width=200, record=True, file=io.StringIO())
     console.print(table)
-    assert ("H24: its premise" in console.export_text()) is bool(state)
+    shown = console.export_text()
+    assert ("H24: its premise" in shown) is bool(state)
+    assert "effect [adjusted]" in shown  # a header in brackets is no markup
     page = str(claims_table(summary))
     assert page.count("premise still_falling:") == 2
     assert (f"its premise {state}" in page) is bool(state)

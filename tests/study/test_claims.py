@@ -16,6 +16,7 @@ from rebatch.study.claims import (
     AllOf,
     ArmOutcome,
     Claim,
+    Combination,
     Comparison,
     Equivalent,
     Greater,
@@ -28,6 +29,7 @@ from rebatch.study.claims import (
     quantities_of,
     region,
     unit,
+    weights,
 )
 from rebatch.study.judging import gap_share, judge
 
@@ -172,6 +174,32 @@ def test_a_shared_test_set_crosses_seeds_and_examples() -> None:
     assert judge_one(Greater("a", "b"), one_sided).note == "3 paired seeds"
 
 
+def test_a_combination_of_arms_crosses_seeds_and_examples_too() -> None:
+    hits = np.random.default_rng(1).random((3, 4, 60)) < [[[0.9]], [[0.6]], [[0.7]]]
+    outcomes = {name: arm_of_hits(each) for name, each in zip("abc", hits, strict=True)}
+    a, b, c = hits.astype(float)
+    judgement = judge_one(Combination("left", (("a", 0.8), ("b", 0.2), ("c", -1.0)), high=9.0), outcomes)
+    seen, by_hand = judgement.effect, crossed_contrast(100.0 * (0.8 * a + 0.2 * b - c)).interval(judgement.level)
+    assert (seen.estimate, seen.low, seen.high) == pytest.approx((by_hand.estimate, by_hand.low, by_hand.high))
+    assert judgement.note == "4 paired seeds crossed with 60 examples"
+    assert judge_one(Combination("left", (("a", 0.8), ("b", 0.2), ("d", -1.0)), high=9.0), outcomes).note == (
+        "no outcome of d"
+    )
+
+
+def test_two_arms_with_weights_of_one_are_a_difference() -> None:
+    by_pair = judge_one(Greater("small", "worse", 0.8), ARMS)
+    named = judge_one(Combination("difference", (("small", 1.0), ("worse", -1.0)), low=0.8), ARMS)
+    assert (named.effect, named.verdict) == (by_pair.effect, by_pair.verdict)
+
+
+def test_equal_sums_are_seen_as_equal_despite_rounding() -> None:
+    hits = np.array([[True, False, True, True], [False, True, True, True]])
+    outcomes = {name: arm_of_hits(hits) for name in "abc"}
+    judgement = judge_one(Combination("none", (("a", 0.3), ("b", -0.1), ("c", -0.2)), low=-0.001), outcomes)
+    assert judgement.note.endswith("all equal: the sign test on 2 seeds decides")
+
+
 def test_a_diverged_run_may_hit_every_example_at_chance() -> None:
     hits = np.array([[True, True, False, True], [True, False, True, True]])
     diverged = ArmOutcome(accuracy={0: 75.0, 1: 10.0}, correct={0: hits[0], 1: np.full(4, 0.1)})
@@ -214,6 +242,7 @@ MIXED_TESTS: list[Test] = [
     Equivalent("a", "c", margin=0.8),
     AllOf((Greater("a", "b", margin=-0.4), Equivalent("b", "c", margin=1.5), Greater("a", "c"))),
     AllOf((Greater("c", "b"),)),
+    Combination("half", (("a", 0.5), ("b", -1.0), ("c", 0.5)), low=0.2),
 ]
 
 
@@ -229,7 +258,7 @@ def test_verdicts_by_p_values_equal_verdicts_by_intervals(shared_test_set: bool)
         if not shared_test_set:
             outcomes = {name: ArmOutcome(accuracy=outcome.accuracy) for name, outcome in outcomes.items()}
         differences = {
-            part: 100.0 * (hits["abc".index(part.first)].astype(float) - hits["abc".index(part.second)])
+            part: 100.0 * sum(weight * hits["abc".index(name)] for name, weight in weights(part).items())
             for test in MIXED_TESTS
             for part in comparisons(test)
             if not isinstance(part, Quantity)
@@ -508,6 +537,22 @@ def test_a_test_knows_its_arms_its_quantities_and_their_units() -> None:
 def test_a_quantity_without_room_between_its_bounds_is_refused(bounds: tuple[float | None, float | None]) -> None:
     with pytest.raises(RequestError, match="'slope' needs a finite low or high, low below high, got"):
         Quantity("slope", low=bounds[0], high=bounds[1])
+
+
+def test_a_combination_names_its_arms_and_its_unit() -> None:
+    slope = Combination("slope", (("b", -0.5), ("a", 0.5)), low=0.0, unit="points per doubling")
+    assert arms_of(AllOf((Greater("a", "c"), slope))) == ["a", "c", "b"]
+    assert quantities_of(slope) == []
+    assert (unit(slope), region(slope)) == ("points per doubling", (0.0, math.inf))
+    assert unit(Combination("sum", (("a", 1.0), ("b", -1.0)), high=1.0)) == "points"
+
+
+@pytest.mark.parametrize("terms", [(("a", 1.0), ("b", -0.9)), (("a", 0.0),), (), (("a", 1.0), ("a", -1.0))])
+def test_a_combination_that_is_no_contrast_is_refused(terms: tuple[tuple[str, float], ...]) -> None:
+    with pytest.raises(RequestError, match="weights of combination 'c' must add up to 0, one for each arm"):
+        Combination("c", terms, low=0.0)
+    with pytest.raises(RequestError, match="combination 'c' needs a finite low or high"):
+        Combination("c", (("a", 1.0), ("b", -1.0)))
 
 
 @pytest.mark.parametrize("test", [test for test, *_ in QUANTITY_CASES])

@@ -8,7 +8,6 @@ from rebatch.price import cost
 from rebatch.recipe import Recipe, Sgd
 from rebatch.schedule import Cosine
 from rebatch.study.plan import Plan, make_plan
-from rebatch.study.records import FinishedRun
 from rebatch.study.studies.rebatch.close_gap import (
     BEST_LARGE,
     BEST_LARGE_PENALTY,
@@ -20,7 +19,6 @@ from rebatch.study.studies.rebatch.close_gap import (
     SETTINGS,
     STRENGTHS,
     WORTH,
-    quantities,
 )
 from rebatch.tasks import find_task
 
@@ -89,16 +87,5 @@ def test_the_penalty_is_on_ghosts_and_of_the_small_batchs_own_strength() -> None
     assert found["large_batch+best"].gradient_penalty is None
 
 
-def test_numbers_by_hand() -> None:
-    accuracy = {"large_batch": 95.0, BEST_LARGE: 98.0, BEST_SMALL: 98.5, "large:cosine": 97.0, "large:rate": 96.0}
-    runs = {
-        name: FinishedRun(
-            recipe=recipes("digits")["small_batch"], metrics={"test_accuracy": value}, rows=[], diverged=False
-        )
-        for name, value in accuracy.items()
-    }
-    found = quantities(runs)
-    assert found["left_of_larger_gap"] == pytest.approx(0.5 - 0.2 * 3.5)
-    assert found["worth:cosine"] == pytest.approx(1.0)
-    assert set(found) == {"left_of_larger_gap", "worth:cosine"}
+def test_what_a_means_is_worth_compares_settings_that_there_are() -> None:
     assert {setting for pair in WORTH.values() for setting in pair} <= {*SETTINGS, *PENALIZED}

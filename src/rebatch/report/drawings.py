@@ -19,6 +19,7 @@ from rebatch.report.series import (
     ArmRecord,
     Curve,
     arm_accuracy,
+    compares_arms,
     comparison,
     distance_curve,
     effect_rows,
@@ -26,7 +27,6 @@ from rebatch.report.series import (
 )
 from rebatch.report.summary import ClaimSummary, StudySummary
 from rebatch.report.terminal import signed
-from rebatch.study.claims import Quantity
 from rebatch.study.plan import Plan
 
 _CURVE_HEIGHT = 480
@@ -76,7 +76,7 @@ def draw(plan: Plan, summary: StudySummary, arms: Sequence[ArmRecord]) -> dict[s
     finished = any(arm.runs for arm in arms)
     probes = {arm.name for arm in summary.arms if arm.probe}
     accuracies = [arm_accuracy(arm) for arm in arms if arm.name not in probes]
-    compared = [claim for claim in summary.claims if any(not isinstance(part.test, Quantity) for part in claim.parts)]
+    compared = [claim for claim in summary.claims if any(compares_arms(part.test) for part in claim.parts)]
     sizes = {arm.name: plan.examples_of(arm) for arm in plan.design.arms}
     curves = [
         error_curve(arm, examples=sizes[arm.name], evaluations=plan.design.evaluations, chance=plan.chance)

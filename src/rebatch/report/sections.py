@@ -13,7 +13,7 @@ from rebatch.report.series import ArmRecord, comparison
 from rebatch.report.summary import ArmSummary, ClaimSummary, StudySummary
 from rebatch.report.terminal import MANY, effect, percent, plain_interval, share, shown_columns, signed
 from rebatch.report.transfer_table import show
-from rebatch.study.claims import PartEffect, Quantity, Verdict, seeds_to_decide
+from rebatch.study.claims import PartEffect, Verdict, seeds_to_decide, unit
 from rebatch.study.plan import Plan
 
 VERDICT_MARKS: dict[Verdict, str] = {"confirmed": "●", "refuted": "✕", "undecided": "◇"}
@@ -251,7 +251,7 @@ def _premise(premise: Sequence[PartEffect]) -> Html:
 def _seen(part: PartEffect) -> str:
     if math.isnan(part.effect.estimate):
         return "no runs yet"
-    return plain_interval(part.effect) if isinstance(part.test, Quantity) else signed(part.effect)
+    return signed(part.effect) if unit(part.test) == "points" else plain_interval(part.effect)
 
 
 def _reasons(claims: Sequence[ClaimSummary]) -> Html:

@@ -9,7 +9,7 @@ from rebatch.interval import Interval
 from rebatch.recipe import Recipe
 from rebatch.report.summary import ClaimSummary
 from rebatch.statistics import mean_interval
-from rebatch.study.claims import Comparison, Equivalent, Greater, Quantity, Verdict, region
+from rebatch.study.claims import Combination, Comparison, Equivalent, Greater, Quantity, Verdict, region, unit
 from rebatch.study.plan import Plan
 from rebatch.study.store import Result, Store
 
@@ -143,7 +143,7 @@ def geometric_interval(values: Sequence[float]) -> Interval:
 
 
 def effect_rows(claims: Sequence[ClaimSummary]) -> list[EffectRow]:
-    """One row per comparison of arms of every claim; quantities, which have other units, are left out."""
+    """One row per comparison of arms of every claim, in percent points; what has other units is left out."""
     return [
         EffectRow(
             claim=claim.id,
@@ -159,8 +159,13 @@ def effect_rows(claims: Sequence[ClaimSummary]) -> list[EffectRow]:
         )
         for claim in claims
         for number, part in enumerate(claim.parts, start=1)
-        if math.isfinite(part.effect.estimate) and not isinstance(part.test, Quantity)
+        if math.isfinite(part.effect.estimate) and compares_arms(part.test)
     ]
+
+
+def compares_arms(test: Comparison) -> bool:
+    """Whether its effect is a difference of accuracies in percent points."""
+    return not isinstance(test, Quantity) and unit(test) == "points"
 
 
 def comparison(test: Comparison, named: Callable[[str], str] = str) -> str:
@@ -174,7 +179,7 @@ def comparison(test: Comparison, named: Callable[[str], str] = str) -> str:
             return f"{named(first)} - {named(second)} > {margin:g}"
         case Equivalent(first=first, second=second, margin=margin):
             return f"|{named(first)} - {named(second)}| < {margin:g}"
-        case Quantity(name=name, low=low, high=high):
+        case Quantity(name=name, low=low, high=high) | Combination(name=name, low=low, high=high):
             below, above = ("" if low is None else f"{low:.4g} < "), ("" if high is None else f" < {high:.4g}")
             return f"{below}{name}{above}"
 

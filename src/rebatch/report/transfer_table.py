@@ -86,7 +86,6 @@ def _amount(value: float) -> str:
 def borderless(first: str, *columns: str) -> Table:
     """An empty table without lines, whose cells wrap."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column(first, overflow="fold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for column in (first, *columns):
+        table.add_column(Text(column), overflow="fold")  # as Text: `[adjusted]` is no markup
     return table

@@ -67,25 +67,43 @@ class Quantity(_Test, frozen=True, tag="quantity"):
     left_out: str = ""
 
     def __post_init__(self) -> None:
-        bounds = [bound for bound in (self.low, self.high) if bound is not None]
-        if not bounds or not all(map(math.isfinite, bounds)) or bounds != sorted(set(bounds)):
-            raise RequestError(
-                f"quantity {self.name!r} needs a finite low or high, low below high, got {self.low} and {self.high}"
-            )
+        _require_bounds(f"quantity {self.name!r}", self.low, self.high)
+
+
+class Combination(_Test, frozen=True, tag="combination"):
+    """A contrast of more than two arms: the sum of weight x accuracy lies between `low` and `high`.
+
+    In percent points unless `unit` says of what else they are; `name` is for tables. Weights add up to zero, so that
+    what lifts all arms alike does not count. A bound left out is infinite. Unlike a `Quantity` that a study works out
+    itself, its interval counts the test examples that all seeds share.
+    """
+
+    name: str
+    weights: tuple[tuple[str, float], ...]
+    low: float | None = None
+    high: float | None = None
+    unit: str = "points"
+
+    def __post_init__(self) -> None:
+        _require_bounds(f"combination {self.name!r}", self.low, self.high)
+        by_arm = dict(self.weights)
+        if not abs(math.fsum(by_arm.values())) <= 1e-9 or not any(by_arm.values()) or len(by_arm) < len(self.weights):
+            what = f"the weights of combination {self.name!r} must add up to 0, one for each arm"
+            raise RequestError(f"{what}, got {', '.join(f'{name} {weight:g}' for name, weight in self.weights)}")
 
 
 class AllOf(_Test, frozen=True, tag="all_of"):
     """Every part holds; the first part is the headline whose effect stands for the claim in tables."""
 
-    parts: tuple[Greater | Equivalent | Quantity, ...]
+    parts: tuple[Greater | Equivalent | Quantity | Combination, ...]
 
     def __post_init__(self) -> None:
         if not self.parts:
             raise RequestError("all_of needs at least one part, got none")
 
 
-Comparison = Greater | Equivalent | Quantity
-Test = Greater | Equivalent | Quantity | AllOf
+Comparison = Greater | Equivalent | Quantity | Combination
+Test = Greater | Equivalent | Quantity | Combination | AllOf
 Quantities = Mapping[str, Mapping[int, float]]
 """Numbers of a study by name and seed."""
 
@@ -192,14 +210,23 @@ def comparisons(test: Test) -> tuple[Comparison, ...]:
     return test.parts if isinstance(test, AllOf) else (test,)
 
 
+def weights(test: Greater | Equivalent | Combination) -> Mapping[str, float]:
+    """What each arm's accuracy counts in a comparison of arms.
+
+    >>> weights(Greater("a", "b"))
+    {'a': 1.0, 'b': -1.0}
+    """
+    return dict(test.weights) if isinstance(test, Combination) else {test.first: 1.0, test.second: -1.0}
+
+
 def arms_of(test: Test) -> list[str]:
     """The names of the arms that a test compares, each once.
 
     >>> arms_of(AllOf((Greater("a", "b"), Greater("b", "c"))))
     ['a', 'b', 'c']
     """
-    pairs = [part for part in comparisons(test) if not isinstance(part, Quantity)]
-    return list(dict.fromkeys(name for part in pairs for name in (part.first, part.second)))
+    compared = [part for part in comparisons(test) if not isinstance(part, Quantity)]
+    return list(dict.fromkeys(name for part in compared for name in weights(part)))
 
 
 def quantities_of(test: Test) -> list[str]:
@@ -213,7 +240,7 @@ def unit(test: Comparison) -> str:
     >>> unit(Greater("a", "b")), unit(Quantity("slope", low=0.0, unit="per ln t"))
     ('points', 'per ln t')
     """
-    return test.unit if isinstance(test, Quantity) else "points"
+    return test.unit if isinstance(test, Quantity | Combination) else "points"
 
 
 def region(test: Comparison) -> tuple[float, float]:
@@ -227,8 +254,14 @@ def region(test: Comparison) -> tuple[float, float]:
             return margin, math.inf
         case Equivalent(margin=margin):
             return -margin, margin
-        case Quantity(low=low, high=high):
+        case Quantity(low=low, high=high) | Combination(low=low, high=high):
             return -math.inf if low is None else low, math.inf if high is None else high
+
+
+def _require_bounds(what: str, low: float | None, high: float | None) -> None:
+    bounds = [bound for bound in (low, high) if bound is not None]
+    if not bounds or not all(map(math.isfinite, bounds)) or bounds != sorted(set(bounds)):
+        raise RequestError(f"{what} needs a finite low or high, low below high, got {low} and {high}")
 
 
 def _require_two_arms(first: str, second: str) -> None:

@@ -25,6 +25,7 @@ from rebatch.study.claims import (
     MOST_SEEDS,
     ArmOutcome,
     Claim,
+    Combination,
     Comparison,
     Judgement,
     PartEffect,
@@ -34,6 +35,7 @@ from rebatch.study.claims import (
     comparisons,
     region,
     unit,
+    weights,
 )
 
 
@@ -100,13 +102,14 @@ _DECIMALS = 9
 def _evidence(test: Comparison, outcomes: Mapping[str, ArmOutcome], quantities: Quantities) -> _Evidence:
     if isinstance(test, Quantity):
         return _measured(test, quantities.get(test.name, {}))
-    if missing := [name for name in (test.first, test.second) if name not in outcomes]:
+    names = weights(test)
+    if missing := [name for name in names if name not in outcomes]:
         return _nothing(test, f"no outcome of {' and '.join(missing)}")
-    first, second = outcomes[test.first], outcomes[test.second]
-    seeds = tuple(sorted(first.accuracy.keys() & second.accuracy.keys()))
+    terms = [(weight, outcomes[name]) for name, weight in names.items()]
+    seeds = tuple(sorted(set.intersection(*(set(arm.accuracy) for _, arm in terms))))
     if not seeds:
-        return _nothing(test, f"{test.first} and {test.second} share no seed")
-    contrast, note = _contrast(first, second, seeds)
+        return _nothing(test, f"{' and '.join(names)} share no seed")
+    contrast, note = _contrast(terms, seeds)
     return _Evidence(test=test, contrast=contrast, seeds=seeds, note=note + _all_equal(contrast, seeds))
 
 
@@ -127,22 +130,27 @@ def _nothing(test: Comparison, note: str) -> _Evidence:
     return _Evidence(test=test, contrast=Contrast(math.nan, math.inf, 1.0), seeds=(), note=note)
 
 
-def _contrast(first: ArmOutcome, second: ArmOutcome, seeds: Sequence[int]) -> tuple[Contrast, str]:
-    if len(seeds) > 1 and (differences := _hit_differences(first, second, seeds)) is not None:
+_Terms = Sequence[tuple[float, ArmOutcome]]
+
+
+def _contrast(terms: _Terms, seeds: Sequence[int]) -> tuple[Contrast, str]:
+    if len(seeds) > 1 and (differences := _hit_differences(terms, seeds)) is not None:
         return crossed_contrast(differences), f"{len(seeds)} paired seeds crossed with {differences.shape[1]} examples"
-    by_seed = np.array([first.accuracy[seed] - second.accuracy[seed] for seed in seeds])
+    by_seed = np.array([sum(weight * arm.accuracy[seed] for weight, arm in terms) for seed in seeds])
     note = f"{len(seeds)} paired seeds" if len(seeds) > 1 else "a single paired seed, 2 are the least"
     return paired_contrast(np.round(by_seed, _DECIMALS)), note
 
 
-def _hit_differences(first: ArmOutcome, second: ArmOutcome, seeds: Sequence[int]) -> NDArray[np.float64] | None:
-    """Percent points by seed and example, None unless both arms have every seed's hits on the shared test set."""
-    a, b = _hits(first, seeds), _hits(second, seeds)
-    if a is None or b is None:
-        return None
-    if a.shape != b.shape:
-        raise ValueError(f"arms do not share a test set: {a.shape[1]} and {b.shape[1]} examples")
-    return 100.0 * (a - b)
+def _hit_differences(terms: _Terms, seeds: Sequence[int]) -> NDArray[np.float64] | None:
+    """Percent points by seed and example, None unless all arms have every seed's hits on the shared test set."""
+    total: NDArray[np.float64] | None = None
+    for weight, arm in terms:
+        if (hits := _hits(arm, seeds)) is None:
+            return None
+        if total is not None and total.shape != hits.shape:
+            raise ValueError(f"arms do not share a test set: {total.shape[1]} and {hits.shape[1]} examples")
+        total = weight * hits if total is None else total + weight * hits
+    return None if total is None else np.round(100.0 * total, _DECIMALS)
 
 
 def _hits(arm: ArmOutcome, seeds: Sequence[int]) -> NDArray[np.float64] | None:
@@ -231,7 +239,7 @@ def _left_out(claim: Claim, quantities: Quantities) -> list[str]:
 
 
 def _name(test: Comparison) -> str:
-    return test.name if isinstance(test, Quantity) else f"{test.first} - {test.second}"
+    return test.name if isinstance(test, Quantity | Combination) else f"{test.first} - {test.second}"
 
 
 def _smallest_detectable(evidence: Sequence[_Evidence], alpha: float) -> float:

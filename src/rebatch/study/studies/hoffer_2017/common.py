@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from rebatch.recipe import Budget, Epochs, Examples, Recipe, Steps
-from rebatch.study.claims import Claim, Test
+from rebatch.study.claims import Claim, Combination, Test
 from rebatch.study.plan import Scale
 from rebatch.tasks.task import Task
 from rebatch.transfer import transfer
@@ -99,6 +99,12 @@ def seeds_of(task: Task, scale: Scale, *, quick: int = 3, cpu: int = 5, paper: i
     if is_digits(task):
         return 20
     return cpu if scale == "cpu" else paper
+
+
+def over_a_fifth(small: str, arm: str, large: str) -> Combination:
+    """That `arm` closes at least 80 % of the gap: (small - arm) - (small - large) / 5 < 0."""
+    weights = ((small, 0.8), (arm, -1.0), (large, 0.2))
+    return Combination("gap left over a fifth of it", weights, high=0.0)
 
 
 def claim(

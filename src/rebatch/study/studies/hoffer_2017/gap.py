@@ -25,6 +25,7 @@ from rebatch.study.studies.hoffer_2017.common import (
     PUBLISHED,
     RA,
     SMALL,
+    over_a_fifth,
     shortened,
     table_1,
 )
@@ -148,15 +149,12 @@ def _best(task: Task, large: Recipe) -> list[Arm]:
 
 
 def quantities(runs: SeedRuns) -> Mapping[str, float]:
-    """What rate and ghosts leave of the gap over a fifth of it; how the training loss still falls at the end (H24).
+    """How the training loss still falls at the end (H24).
 
-    That fall is the loss over the fifth before the last less the loss over the last fifth of the evaluations:
-    `still_falling` as a share of what the loss has fallen since the first step, `falls_by` as a share of the loss.
+    The loss over the fifth before the last less the loss over the last fifth of the evaluations: `still_falling` as a
+    share of what the loss has fallen since the first step, `falls_by` as a share of the loss.
     """
     found: dict[str, float] = {}
-    if {SMALL, LARGE, GBN} <= runs.keys():
-        small, large, ghosts = (runs[name].metrics["test_accuracy"] for name in (SMALL, LARGE, GBN))
-        found["gap_left"] = (small - ghosts) - 0.2 * (small - large)
     for name, arm in PLATEAUS.items():
         if arm in runs and not runs[arm].diverged:
             found |= {f"{kind}:{name}": share for kind, share in _falls(runs[arm]).items()}
@@ -220,7 +218,7 @@ def _claims(task: Task, size: _Size, *, plateaus: bool) -> tuple[Claim, ...]:
             "H21",
             "At equal epochs, learning rate and ghosts close at least 80 % of the gap",
             # Where there is no gap, nothing of it is closed, whatever the first part says.
-            AllOf((Quantity("gap_left", high=0.0, unit="points over a fifth of the gap"), Greater(SMALL, LARGE))),
+            AllOf((over_a_fifth(SMALL, GBN, LARGE), Greater(SMALL, LARGE))),
             source="Hoffer et al. 2017, as a review of it says (H21)",
         ),
     )
