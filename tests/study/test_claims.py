@@ -525,6 +525,14 @@ def test_diverged_runs_that_a_number_had_to_leave_out_are_told() -> None:
     assert judge([claim(told)], {}, MEASURED | {"lost": {0: 0.0}})[0].caveats == ()
 
 
+def test_seeds_whose_number_is_only_a_bound_are_told() -> None:
+    test = Quantity("slope", low=1.0, beyond="slope_open")
+    (judgement,) = judge([claim(test)], {}, MEASURED | {"slope_open": {0: 1.0, 1: 0.0, 2: 1.0, 3: 0.0, 4: 0.0}})
+    assert judgement.caveats == ("in 2 of 5 seeds slope lies at or beyond an end of what was tried",)
+    assert judge([claim(test)], {}, MEASURED | {"slope_open": {0: 0.0}})[0].caveats == ()
+    assert judge([claim(test)], {}, MEASURED)[0].caveats == ()
+
+
 def test_a_test_knows_its_arms_its_quantities_and_their_units() -> None:
     test = AllOf((Quantity("slope", low=0.0, unit="per ln t"), Greater("a", "b"), Quantity("rank", high=0.0)))
     assert arms_of(test) == ["a", "b"]

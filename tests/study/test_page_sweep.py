@@ -14,6 +14,7 @@ from rebatch.price import cost
 from rebatch.recipe import Recipe, Sgd
 from rebatch.report.paper.page_sweep import courses, limit_at, table
 from rebatch.report.paper.page_sweep import figure as draw
+from rebatch.study.claims import Quantity, comparisons
 from rebatch.study.plan import SCALES, Arm, Scale, make_plan
 from rebatch.study.records import FinishedRun
 from rebatch.study.studies.page_2018.common import PUBLISHED_TASK, mean_lr, moved
@@ -180,6 +181,35 @@ def test_an_edge_beyond_the_grid_has_no_number() -> None:
     found = quantities(runs)
     assert math.isnan(found["log2_edge:128, n 45000"])
     assert found["log2_optimum:128, n 45000"] == 2.0  # the end of the grid
+    for kind in ("edge", "optimum", "room"):
+        assert found[f"{kind}_open:128"] == found[f"{kind}_open:128, whole set"] == 1.0
+
+
+def test_a_best_factor_at_an_end_of_the_grid_is_told_though_the_edge_is_known() -> None:
+    def runs(validation: list[float]) -> dict[str, FinishedRun]:
+        sweep = swept([0.5, 0.4, 3.0], validation_loss=validation)
+        return {Point(False, 128, 45000, factor).name: run for factor, run in sweep.runs.items()}
+
+    kinds = ("edge", "optimum", "room")
+    at_end, inside = quantities(runs([0.4, 0.5, 0.6])), quantities(runs([0.4, 0.3, 0.6]))
+    assert [at_end[f"{kind}_open:128, whole set"] for kind in kinds] == [0.0, 1.0, 1.0]
+    assert [inside[f"{kind}_open:128, whole set"] for kind in kinds] == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_claim_s_number_says_where_it_stands_at_an_end(scale: Scale) -> None:
+    plan = make_plan(SWEEP, DIGITS, scale, execution=Execution())
+    found = quantities(seed_of(plan))
+    tests = [test for claim in plan.design.claims for test in comparisons(claim.test)]
+    for test in tests:
+        assert isinstance(test, Quantity)
+        assert test.beyond in found
+        assert scale == "quick" or found[test.beyond] == 0.0  # whose few factors end below the made-up edge
+    assert {test.beyond.partition("_")[0] for test in tests if isinstance(test, Quantity)} == {
+        "edge",
+        "optimum",
+        "room",
+    }
 
 
 def test_equal_updates_of_the_whole_set_are_those_of_equal_epochs_only_where_they_are_as_many() -> None:

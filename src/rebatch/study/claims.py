@@ -57,7 +57,8 @@ class Quantity(_Test, frozen=True, tag="quantity"):
     """A number that the study makes of each seed's runs lies, on average over seeds, between `low` and `high`.
 
     A bound left out is infinite. `unit` is for tables; `name` says which number. `left_out` names the quantity that
-    counts the diverged runs of a seed that this number could not be made of.
+    counts the diverged runs of a seed that this number could not be made of, `beyond` the one that says (by a 1) that
+    in this seed it lies at or beyond an end of what was tried, so that the number is a bound or missing.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Quantity(_Test, frozen=True, tag="quantity"):
     high: float | None = None
     unit: str = ""
     left_out: str = ""
+    beyond: str = ""
 
     def __post_init__(self) -> None:
         _require_bounds(f"quantity {self.name!r}", self.low, self.high)
@@ -169,7 +171,8 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     probability 0.8 by as many seeds, in the first part's unit (the weakest of the parts that have it).
     `seeds_to_decide`: how many seeds would decide with that probability if all effects are what was seen; None where it
     is decided, where that is not known, and beyond `MOST_SEEDS`. `caveats` say what the verdict could not rest on: a
-    premise that the runs do not show, diverged runs that a number had to leave out.
+    premise that the runs do not show, diverged runs that a number had to leave out, seeds in which it lies beyond what
+    was tried.
     """
 
     id: str

@@ -233,9 +233,19 @@ def _open_premises(premise: Sequence[_Evidence], level: float) -> list[str]:
 
 
 def _left_out(claim: Claim, quantities: Quantities) -> list[str]:
-    names = dict.fromkeys(test.left_out for test in claim.compared.parts if isinstance(test, Quantity))
-    counts = [sum(quantities.get(name, {}).values()) for name in names if name]
-    return [f"{count:.0f} diverged runs are left out" for count in counts if count]
+    tests = [test for test in claim.compared.parts if isinstance(test, Quantity)]
+    diverged = [_count(name, quantities) for name in dict.fromkeys(test.left_out for test in tests)]
+    lost = [f"{count:.0f} diverged runs are left out" for count in diverged if count]
+    ends = {test.beyond: test.name for test in tests if test.beyond and _count(test.beyond, quantities)}
+    return lost + [
+        f"in {_count(beyond, quantities):.0f} of {len(quantities[beyond])} seeds {name} lies at or beyond an end of "
+        "what was tried"
+        for beyond, name in ends.items()
+    ]
+
+
+def _count(name: str, quantities: Quantities) -> float:
+    return sum(quantities.get(name, {}).values())
 
 
 def _name(test: Comparison) -> str:

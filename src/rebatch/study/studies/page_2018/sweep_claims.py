@@ -36,8 +36,8 @@ def sweep_claims(task: Task, sets: Sequence[int], seeds: int, *, whole: bool) ->
             "Training breaks at one factor whatever the number of examples, and suddenly",
             AllOf(
                 (
-                    Quantity(f"edge_slope:{small}", low=-0.25, high=0.25, unit=per_octave),
-                    Quantity(f"jump:{small}", low=0.5, unit="octaves of the loss"),
+                    _quantity(f"edge_slope:{small}", low=-0.25, high=0.25, unit=per_octave),
+                    _quantity(f"jump:{small}", low=0.5, unit="octaves of the loss"),
                 )
             ),
             0.0,
@@ -47,14 +47,14 @@ def sweep_claims(task: Task, sets: Sequence[int], seeds: int, *, whole: bool) ->
         claim(
             "P6",
             "The factor that breaks training falls as 1/B: its rate does not depend on the batch size",
-            Quantity(f"edge_ratio:{pair}", low=octaves - 0.5, high=octaves + 0.5, unit=unit),
+            _quantity(f"edge_ratio:{pair}", low=octaves - 0.5, high=octaves + 0.5, unit=unit),
             octaves,
             "Published: f = 8 at 128 against 2 at 512; a ratio of 2.8 to 5.7 is accepted.",
         ),
         claim(
             "P7",
             "At the small batch the best rate lies far below the breaking one",
-            Quantity(f"room:{small}", low=1.5, unit=unit),
+            _quantity(f"room:{small}", low=1.5, unit=unit),
             3.0,
             "Far: over 2.8 times, nearer to the published 8 (f = 1 against 8) than to 1; his 8 is the first factor "
             "that breaks, here the edge is the middle between that and the last that holds.",
@@ -64,8 +64,8 @@ def sweep_claims(task: Task, sets: Sequence[int], seeds: int, *, whole: bool) ->
             "Fewer examples want a higher rate, with equal epochs and with equal updates",
             AllOf(
                 (
-                    Quantity(f"optimum_slope:{small}", high=0.0, unit=per_octave),
-                    Quantity(f"optimum_slope:{small}, equal updates", high=0.0, unit=per_octave),
+                    _quantity(f"optimum_slope:{small}", high=0.0, unit=per_octave),
+                    _quantity(f"optimum_slope:{small}, equal updates", high=0.0, unit=per_octave),
                 )
             ),
             more="With equal epochs few updates alone might ask for it, with equal updates many repeats.",
@@ -75,8 +75,8 @@ def sweep_claims(task: Task, sets: Sequence[int], seeds: int, *, whole: bool) ->
             "Best factor and best loss do not depend on the batch size",
             AllOf(
                 (
-                    Quantity(f"optimum_shift:{pair}", low=-0.5, high=0.5, unit=unit),
-                    Quantity(f"loss_ratio:{pair}", low=1 / 1.1, high=1.1, unit="x the small batch's test loss"),
+                    _quantity(f"optimum_shift:{pair}", low=-0.5, high=0.5, unit=unit),
+                    _quantity(f"loss_ratio:{pair}", low=1 / 1.1, high=1.1, unit="x the small batch's test loss"),
                 )
             ),
             0.0,
@@ -87,8 +87,8 @@ def sweep_claims(task: Task, sets: Sequence[int], seeds: int, *, whole: bool) ->
             "At the large batch the best rate comes close to the breaking one",
             AllOf(
                 (
-                    Quantity(f"room:{large}", high=1.5, unit=unit),
-                    Quantity(f"room_lost:{pair}", low=0.5, unit=unit),
+                    _quantity(f"room:{large}", high=1.5, unit=unit),
+                    _quantity(f"room_lost:{pair}", low=0.5, unit=unit),
                 )
             ),
             1.0,
@@ -98,7 +98,7 @@ def sweep_claims(task: Task, sets: Sequence[int], seeds: int, *, whole: bool) ->
             "P16",
             "Curvature sets the edge: just below it, training breaks where a quadratic of its curvature would",
             AllOf(
-                tuple(Quantity(f"prediction_error:{each}", low=-1.0, high=1.0, unit=unit) for each in (small, large))
+                tuple(_quantity(f"prediction_error:{each}", low=-1.0, high=1.0, unit=unit) for each in (small, large))
             ),
             0.0,
             "The top eigenvalue when the rate of the largest factor that holds is highest, and the optimizer's own "
@@ -109,7 +109,7 @@ def sweep_claims(task: Task, sets: Sequence[int], seeds: int, *, whole: bool) ->
             "The curvature of the run at f = 1 already says where training breaks",
             AllOf(
                 tuple(
-                    Quantity(f"prediction_error:{each}, f 1", low=-1.0, high=1.0, unit=unit) for each in (small, large)
+                    _quantity(f"prediction_error:{each}, f 1", low=-1.0, high=1.0, unit=unit) for each in (small, large)
                 )
             ),
             0.0,
@@ -123,11 +123,35 @@ def sweep_claims(task: Task, sets: Sequence[int], seeds: int, *, whole: bool) ->
                 "The more examples, the further below the edge the best rate lies, and smaller sets predict the whole",
                 AllOf(
                     (
-                        Quantity(f"room_slope:{small}", low=0.0, unit=per_octave),
-                        Quantity(f"room_missed:{small}", low=-0.75, high=0.75, unit=unit),
+                        _quantity(f"room_slope:{small}", low=0.0, unit=per_octave),
+                        _quantity(f"room_missed:{small}", low=-0.75, high=0.75, unit=unit),
                     )
                 ),
                 more="A line in log2 n through all sets but the largest; a best factor is known to half an octave.",
             )
         )
     return tuple(claims)
+
+
+# Whether a number is a bound or missing hangs on the edge, the best factor or both; of which sweeps its label says.
+_HANGS_ON = {
+    "edge_slope": "edge",
+    "jump": "edge",
+    "edge_ratio": "edge",
+    "prediction_error": "edge",
+    "optimum_slope": "optimum",
+    "optimum_shift": "optimum",
+    "loss_ratio": "optimum",
+    "room": "room",
+    "room_lost": "room",
+    "room_slope": "room",
+    "room_missed": "room",
+}
+_OF_WHOLE_SET = ("room", "jump", "prediction_error")
+
+
+def _quantity(name: str, *, low: float | None = None, high: float | None = None, unit: str) -> Quantity:
+    """A number of the sweeps, with what says where it stands at an end of the factors."""
+    kind, _, label = name.partition(":")
+    where = f"{label.removesuffix(', f 1')}, whole set" if kind in _OF_WHOLE_SET else label
+    return Quantity(name, low=low, high=high, unit=unit, beyond=f"{_HANGS_ON[kind]}_open:{where}")

@@ -68,6 +68,16 @@ class Sweep:
         return optimum(self.rates, self.losses("validation_loss"))
 
     @property
+    def edge_is_open(self) -> bool:
+        """Whether the edge lies beyond the factors that were tried."""
+        return not 0.0 < self.edge.estimate < math.inf
+
+    @property
+    def optimum_is_open(self) -> bool:
+        """Whether the best factor is an end of those that were tried."""
+        return self.optimum in (self.rates[0], self.rates[-1])
+
+    @property
     def best(self) -> FinishedRun | None:
         """The run with the lowest validation loss."""
         losses = self.losses("validation_loss")
@@ -108,7 +118,8 @@ def _with_shared(known: Sweeps) -> Sweeps:
 def quantities(runs: SeedRuns) -> Mapping[str, float]:
     """Edge, best factor and best test loss of every sweep, and what the claims compare; factors in octaves (log2).
 
-    An edge beyond the factors that were tried has no number.
+    An edge beyond the factors that were tried has no number, a best factor at an end is that end: `edge_open`,
+    `optimum_open` and `room_open` (either) are 1 then, where one of the sweeps that they name is so.
     """
     found = sweeps(runs)
     numbers: dict[str, float] = {}
@@ -137,6 +148,7 @@ def _over_sets(sets: Mapping[int, Sweep], label: str) -> dict[str, float]:
     ahead = max(sets)
     smaller = {n: value for n, value in room.items() if n != ahead}
     return {
+        **_open(label, *sets.values()),
         f"edge_slope:{label}": _slope(edges),
         f"optimum_slope:{label}": _slope(best),
         f"room_slope:{label}": _slope(room),
@@ -148,6 +160,7 @@ def _of_whole_set(sweep: Sweep, batch_size: int) -> dict[str, float]:
     held = sweep.edge.low
     predicted = {"": sweep.predicted_edge(held), ", f 1": sweep.predicted_edge(1.0)}
     return {
+        **_open(f"{batch_size}, whole set", sweep),
         f"room:{batch_size}": _room(sweep),
         f"jump:{batch_size}": _jump(sweep),
         f"best_over_last:{batch_size}": _log(_best_of_evaluations(sweep)) - _log_optimum(sweep),
@@ -162,12 +175,19 @@ def _over_batches(small: Sweep, large: Sweep, label: str) -> dict[str, float]:
         math.nan if each.best is None else each.best.metrics.get("test_loss", math.nan) for each in (small, large)
     ]
     return {
+        **_open(label, small, large),
         f"edge_ratio:{label}": _log_edge(small) - _log_edge(large),
         f"optimum_shift:{label}": shift,
         f"optimum_shift_from_x1.1:{label}": shift - math.log2(1.1),
         f"loss_ratio:{label}": losses[1] / losses[0],
         f"room_lost:{label}": _room(small) - _room(large),
     }
+
+
+def _open(label: str, *found: Sweep) -> dict[str, float]:
+    edges, best = any(each.edge_is_open for each in found), any(each.optimum_is_open for each in found)
+    states = {"edge": edges, "optimum": best, "room": edges or best}
+    return {f"{what}_open:{label}": float(state) for what, state in states.items()}
 
 
 def _loss(run: FinishedRun, name: str) -> float:
