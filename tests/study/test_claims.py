@@ -528,7 +528,7 @@ def test_diverged_runs_that_a_number_had_to_leave_out_are_told() -> None:
 def test_seeds_whose_number_is_only_a_bound_are_told() -> None:
     test = Quantity("slope", low=1.0, beyond="slope_open")
     (judgement,) = judge([claim(test)], {}, MEASURED | {"slope_open": {0: 1.0, 1: 0.0, 2: 1.0, 3: 0.0, 4: 0.0}})
-    assert judgement.caveats == ("in 2 of 5 seeds slope lies at or beyond an end of what was tried",)
+    assert judgement.caveats == ("in 2 of 5 seeds slope rests on an end of what was tried",)
     assert judge([claim(test)], {}, MEASURED | {"slope_open": {0: 0.0}})[0].caveats == ()
     assert judge([claim(test)], {}, MEASURED)[0].caveats == ()
 

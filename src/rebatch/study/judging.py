@@ -236,11 +236,11 @@ def _left_out(claim: Claim, quantities: Quantities) -> list[str]:
     tests = [test for test in claim.compared.parts if isinstance(test, Quantity)]
     diverged = [_count(name, quantities) for name in dict.fromkeys(test.left_out for test in tests)]
     lost = [f"{count:.0f} diverged runs are left out" for count in diverged if count]
-    ends = {test.beyond: test.name for test in tests if test.beyond and _count(test.beyond, quantities)}
+    # The first of those that share it names them all.
+    ends = {test.beyond: test.name for test in reversed(tests) if test.beyond and _count(test.beyond, quantities)}
     return lost + [
-        f"in {_count(beyond, quantities):.0f} of {len(quantities[beyond])} seeds {name} lies at or beyond an end of "
-        "what was tried"
-        for beyond, name in ends.items()
+        f"in {_count(beyond, quantities):.0f} of {len(quantities[beyond])} seeds {name} rests on an end of what was tried"
+        for beyond, name in reversed(ends.items())
     ]
 
 
