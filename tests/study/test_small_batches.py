@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from statistics import fmean
 
 import pytest
 
@@ -10,19 +11,21 @@ from rebatch.critical_batch import first_passage
 from rebatch.execution import Execution
 from rebatch.recipe import Steps
 from rebatch.schedule import Constant
-from rebatch.study.claims import Quantity, comparisons, quantities_of
+from rebatch.study.claims import ArmOutcome, Quantity, comparisons, quantities_of
 from rebatch.study.judging import judge
 from rebatch.study.plan import SCALES, Arm, Plan, RunSpec, Scale, make_plan
 from rebatch.study.probes import Throughput, ToTarget
 from rebatch.study.records import FinishedRun
-from rebatch.study.studies.mini_batches.small_batch_claims import BEST_LARGE, BEST_SMALL, FLAT, TUNED_SMALL
-from rebatch.study.studies.mini_batches.small_batch_numbers import (
-    SPEED,
+from rebatch.study.studies.mini_batches.small_batch_arms import (
+    BEST_LARGE,
+    BEST_SMALL,
+    FLAT,
+    TUNED_SMALL,
     course_arm,
     flat_arm,
-    quantities,
     target_arm,
 )
+from rebatch.study.studies.mini_batches.small_batch_numbers import SPEED, quantities
 from rebatch.study.studies.mini_batches.small_batches import SMALL_BATCHES
 from rebatch.study.to_target import OTHER_SEEDS, to_target
 from rebatch.tasks import TASKS
@@ -119,10 +122,15 @@ def test_steps_on_a_hyperbola_and_times_on_a_line_give_their_parameters_back() -
 
 
 def test_the_gap_is_between_32_and_the_mean_of_larger_batches() -> None:
-    accuracy = {course_arm("epochs", 2): 10.0, course_arm("epochs", 32): 97.0, course_arm("epochs", 64): 95.0}
-    accuracy |= {course_arm("epochs", 128): 93.0, course_arm("steps", 32): 97.0, course_arm("steps", 64): 96.0}
-    found = quantities({name: run(metrics={"test_accuracy": value}) for name, value in accuracy.items()})
-    assert found == {"gap:epochs": 3.0, "gap:steps": 1.0, "gap_left": -0.5}
+    claim = next(claim for claim in plan_of().design.claims if claim.id == "Q9-steps")
+    sizes = [size for size in (32, 64, 128, 256, 512, 1024) if course_arm("steps", size) in arms_of()]
+    accuracy = {course_arm("epochs", size): 97.0 - 2.0 * place for place, size in enumerate(sizes)}
+    accuracy |= {course_arm("steps", size): 97.0 - place for place, size in enumerate(sizes)}
+    outcomes = {name: ArmOutcome(accuracy={0: value, 1: value + 1.0}) for name, value in accuracy.items()}
+    (judgement,) = judge([claim], outcomes)
+    behind = fmean(range(1, len(sizes)))  # by how many points the larger ones are; by twice that at equal epochs
+    left, at_equal_epochs = (part.effect.estimate for part in judgement.parts)
+    assert (left, at_equal_epochs) == pytest.approx((behind - 0.5 * 2.0 * behind, 2.0 * behind))
 
 
 def test_curvatures_are_compared_in_octaves() -> None:

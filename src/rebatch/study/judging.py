@@ -239,8 +239,8 @@ def _left_out(claim: Claim, quantities: Quantities) -> list[str]:
     # The first of those that share it names them all.
     ends = {test.beyond: test.name for test in reversed(tests) if test.beyond and _count(test.beyond, quantities)}
     return lost + [
-        f"in {_count(beyond, quantities):.0f} of {len(quantities[beyond])} seeds {name} rests on an end of what was tried"
-        for beyond, name in reversed(ends.items())
+        f"in {_count(each, quantities):.0f} of {len(quantities[each])} seeds {name} rests on an end of what was tried"
+        for each, name in reversed(ends.items())
     ]
 
 

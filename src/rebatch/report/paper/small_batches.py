@@ -8,8 +8,7 @@ from rebatch.interval import Interval
 from rebatch.report.paper.canvas import MARKERS, QUIET, band, color, notes, panels, plain_ticks, whiskers
 from rebatch.report.paper.material import Course, Material
 from rebatch.report.series import arm_accuracy, geometric_interval
-from rebatch.study.studies.mini_batches.small_batch_claims import FLAT, TUNED_SMALL, tuned
-from rebatch.study.studies.mini_batches.small_batch_numbers import EPOCHS, STEPS, course_arm
+from rebatch.study.studies.mini_batches.small_batch_arms import EPOCHS, FLAT, STEPS, TUNED_SMALL, course_arm, tuned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,19 +1,23 @@
-"""What `small-batches` claims, with margins and their reasons, and the names of arms that its claims compare."""
+"""What `small-batches` claims, with margins and their reasons."""
 
 import math
 from collections.abc import Sequence
 
-from rebatch.study.claims import AllOf, Claim, Greater, Quantity
+from rebatch.study.claims import AllOf, Claim, Combination, Greater, Quantity
 from rebatch.study.studies.hoffer_2017.common import MARGIN
 from rebatch.study.studies.mini_batches.common import claim
+from rebatch.study.studies.mini_batches.small_batch_arms import (
+    BEST_LARGE,
+    BEST_SMALL,
+    EPOCHS,
+    FLAT,
+    LARGEST_SMALL,
+    STEPS,
+    TUNED_SMALL,
+    course_arm,
+    tuned,
+)
 from rebatch.tasks.task import Task
-
-# "Friends don't let friends use mini-batches larger than 32" (LeCun, 2018).
-LARGEST_SMALL = 32
-BEST_SMALL, BEST_LARGE = f"epochs, best up to {LARGEST_SMALL}", f"epochs, best above {LARGEST_SMALL}"
-TUNED_SMALL = f"tuned, best up to {LARGEST_SMALL}"
-# Whose curvature is compared.
-FLAT = (16, 512)
 
 # Percent of the training set: a net that has learned its task, though not every example.
 LEARNED = 90.0
@@ -29,11 +33,6 @@ SAME_FUNCTION = 1e-5
 
 POINTS = f"Margin {MARGIN} points: nobody would retune for less."
 COST = "A quarter more, log2 1.25: less would not decide about a batch size."
-
-
-def tuned(batch_size: int) -> str:
-    """The arm of a batch size with the rate tuned for it."""
-    return f"tuned, batch {batch_size}"
 
 
 def small_batch_claims(
@@ -62,6 +61,12 @@ def _accuracy_claims(
 ) -> tuple[Claim, ...]:
     sizes = ", ".join(map(str, large[:-1])) + f" and {large[-1]}"
     above = [each for each in courses if each > LARGEST_SMALL]
+
+    def gap(budget: str, weight: float = 1.0) -> tuple[tuple[str, float], ...]:
+        """A batch of 32 less the mean of the larger ones."""
+        larger = ((course_arm(budget, each), -weight / len(above)) for each in above)
+        return ((course_arm(budget, LARGEST_SMALL), weight), *larger)
+
     return (
         claim(
             "Q9",
@@ -76,8 +81,8 @@ def _accuracy_claims(
             "At equal updates less than half of the larger batches' loss against 32 is left",
             AllOf(
                 (
-                    Quantity("gap_left", high=0.0, unit="points over half of the gap"),
-                    Quantity("gap:epochs", low=MARGIN, unit="points"),
+                    Combination("gap left over half of it", (*gap(STEPS), *gap(EPOCHS, -0.5)), high=0.0),
+                    Combination("gap:epochs", gap(EPOCHS), low=MARGIN),
                 )
             ),
             ours="what remains of Q9 with as many updates",

@@ -1,60 +1,27 @@
-"""The numbers that `small-batches` makes of one seed's runs, and the names of the arms that they are made of."""
+"""The numbers that `small-batches` makes of one seed's runs."""
 
 import math
 from collections.abc import Mapping
-from statistics import fmean
 
 import numpy as np
 
 from rebatch.bend import HYPERBOLA
 from rebatch.critical_batch import CriticalBatchSize, fit_critical_batch_size
 from rebatch.study.records import FinishedRun, SeedRuns
-from rebatch.study.studies.mini_batches.small_batch_claims import FEWEST, FLAT, LARGEST_SMALL
+from rebatch.study.studies.mini_batches.small_batch_arms import EPOCHS, FLAT, STEPS, flat_arm, target_arm
+from rebatch.study.studies.mini_batches.small_batch_claims import FEWEST
 
-EPOCHS, STEPS = "epochs", "steps"
 SPEED = "examples per second"
-
-
-def course_arm(budget: str, batch_size: int) -> str:
-    """The arm of a batch size whose rate is in proportion to it, at equal `epochs` or `steps`."""
-    return f"{budget}, batch {batch_size}"
-
-
-def flat_arm(budget: str, batch_size: int) -> str:
-    """The arm whose curvature is measured, at the reference rate whatever its batch."""
-    return f"same rate, {budget}, batch {batch_size}"
-
-
-def target_arm(batch_size: int) -> str:
-    """The arm that goes to the target."""
-    return f"to the target, batch {batch_size}"
 
 
 def quantities(runs: SeedRuns) -> Mapping[str, float]:
     """What claims compare; ratios of curvatures, examples and seconds in octaves (log2).
 
-    `gap:` is the accuracy of a batch of 32 less the mean over the larger ones. `floor_share:` is the least number of
+    `floor_share:` is the least number of
     steps, as fitted, over those of a batch size. `seconds:` are steps to the target times the seconds of a step
     on this machine, `fastest` the fitted sqrt(a B_crit / b).
     """
-    return {**_gaps(runs), **_flatness(runs), **_to_target(runs)}
-
-
-def _gaps(runs: SeedRuns) -> dict[str, float]:
-    found = {}
-    for budget in (EPOCHS, STEPS):
-        prefix = course_arm(budget, 0).removesuffix("0")
-        accuracy = {
-            int(name.removeprefix(prefix)): run.metrics["test_accuracy"]
-            for name, run in runs.items()
-            if name.startswith(prefix)
-        }
-        larger = [value for each, value in accuracy.items() if each > LARGEST_SMALL]
-        if LARGEST_SMALL in accuracy and larger:
-            found[f"gap:{budget}"] = accuracy[LARGEST_SMALL] - fmean(larger)
-    if len(found) == 2:
-        found["gap_left"] = found[f"gap:{STEPS}"] - 0.5 * found[f"gap:{EPOCHS}"]
-    return found
+    return {**_flatness(runs), **_to_target(runs)}
 
 
 def _flatness(runs: SeedRuns) -> dict[str, float]:

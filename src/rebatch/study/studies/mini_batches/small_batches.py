@@ -16,24 +16,21 @@ from rebatch.study.plan import Arm, Design, Scale, Study
 from rebatch.study.probes import Throughput, ToTarget
 from rebatch.study.studies.hoffer_2017.common import is_digits, shortened
 from rebatch.study.studies.mini_batches.common import DISCUSSION
-from rebatch.study.studies.mini_batches.small_batch_claims import (
+from rebatch.study.studies.mini_batches.small_batch_arms import (
     BEST_LARGE,
     BEST_SMALL,
+    EPOCHS,
     FLAT,
     LARGEST_SMALL,
-    TUNED_SMALL,
-    small_batch_claims,
-    tuned,
-)
-from rebatch.study.studies.mini_batches.small_batch_numbers import (
-    EPOCHS,
-    SPEED,
     STEPS,
+    TUNED_SMALL,
     course_arm,
     flat_arm,
-    quantities,
     target_arm,
+    tuned,
 )
+from rebatch.study.studies.mini_batches.small_batch_claims import small_batch_claims
+from rebatch.study.studies.mini_batches.small_batch_numbers import SPEED, quantities
 from rebatch.tasks.task import Task
 
 # Seeds of candidates; no reported run has them.
