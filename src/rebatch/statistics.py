@@ -219,14 +219,19 @@ def smallest_detectable(
 def seeds_to_detect(contrast: Contrast, distance: float, alpha: float, *, most: int, power: float = 0.8) -> int | None:
     """How many seeds see an effect `distance` beyond its margin with probability `power`, if they scatter as seen.
 
-    What a shared test set adds does not fall with more seeds. None where more than `most` would be needed, or where the
-    scatter is not known.
+    What a shared test set adds does not fall with more seeds. Seeds that were all equal are taken to stay so: the sign
+    test then asks for a number of its own. None where more than `most` would be needed, or with fewer than two seeds.
 
     >>> seeds_to_detect(Contrast(estimate=0.5, standard_error=0.5, degrees_of_freedom=4.0), 1.0, 0.05, most=1000)
     12
+    >>> seeds_to_detect(Contrast(estimate=0.5, standard_error=0.0, degrees_of_freedom=2.0), 1.0, 0.05, most=1000)
+    6
     """
 
     def resolved(seeds: int) -> bool:
+        if contrast.standard_error == 0.0:
+            examples = (_normal_quantile(alpha / 2.0) + _normal_quantile(1.0 - power)) * contrast.example_error
+            return math.exp2(-seeds) < alpha / 2.0 and examples < distance
         error = contrast.standard_error * math.sqrt((contrast.degrees_of_freedom + 1.0) / seeds)
         seen = smallest_detectable(error, seeds - 1.0, alpha, power=power, example_error=contrast.example_error)
         return seen <= distance

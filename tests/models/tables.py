@@ -54,6 +54,13 @@ class Norm:
 Layer = Conv | Linear | Norm
 
 
+F1: list[Layer] = [
+    *(Linear(784, 512, bias=True), Norm(512)),
+    *(Linear(512, 512, bias=True), Norm(512)) * 4,
+    Linear(512, 10, bias=True),
+]
+
+
 def shallow(classes: int) -> list[Layer]:
     """C1 and C3: pooling 3 stride 2 without padding takes 32 to 15 and 15 to 7."""
     convolutions: list[Layer] = [Conv(5, 3, 64, 32), Norm(64), Conv(5, 64, 64, 15), Norm(64)]

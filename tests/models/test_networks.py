@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models import tables, twins
 from rebatch.models.alexnet import alexnet
 from rebatch.models.keskar import c1, c3
+from rebatch.models.mlp import f1
 from rebatch.models.resnet import resnet8, resnet44, wide_resnet16_4, wide_resnet16_4_preact
 from rebatch.models.vgg import vgg
 from rebatch.nn import convert_ghost_batch_norm
@@ -21,6 +22,7 @@ Case = tuple[Callable[[], nn.Module], list[tables.Layer], int, int]
 # The model, its table, the side of its images, and the number of parameters in the reference (VGG, ResNet8 and the
 # wide-residual paper's net are not in it: computed once).
 NETWORKS: dict[str, Case] = {
+    "f1": (f1, tables.F1, 28, 1_462_794),
     "c1": (c1, tables.shallow(10), 32, 1_388_490),
     "c3": (c3, tables.shallow(100), 32, 1_405_860),
     "resnet8": (resnet8, tables.RESNET8, 32, 78_042),
@@ -44,7 +46,7 @@ def test_parameters_are_as_published_and_as_in_the_table(name: str) -> None:
 def test_forward_work_is_as_in_the_table(name: str) -> None:
     build, table, side, _ = NETWORKS[name]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        build().eval()(torch.zeros(1, 3, side, side))
+        build().eval()(torch.zeros(1, 1 if name == "f1" else 3, side, side))
     assert counter.get_total_flops() == 2 * sum(layer.multiply_accumulates for layer in table)
 
 

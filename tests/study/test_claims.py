@@ -500,6 +500,18 @@ def test_how_many_seeds_it_would_take_is_not_always_known(test: Test) -> None:
     assert judge([claim(test)], ARMS, MEASURED)[0].seeds_to_decide is None
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_seeds_that_were_all_equal_need_as_many_as_the_sign_test_asks_for(seeds: int) -> None:
+    def of(count: int) -> Judgement:
+        same = arm(*np.linspace(90.0, 91.0, count))
+        return judge_one(Equivalent("a", "b", margin=0.3), {"a": same, "b": same})
+
+    assert of(seeds).verdict == "undecided"
+    needed = of(seeds).seeds_to_decide
+    assert needed == 6
+    assert [of(count).verdict for count in (needed - 1, needed)] == ["undecided", "confirmed"]
+
+
 def test_no_number_of_seeds_makes_up_for_a_premise_that_fails() -> None:
     open_, fails = (
         msgspec.structs.replace(claim(Greater("small", "worse")), premise=(premise,))

@@ -140,6 +140,18 @@ def test_the_plain_script_s_learning_rate_is_an_arm_with_as_many_seeds_as_its_si
     assert plain.name not in {name for claim in claims for name in arms_of(claim.test)}  # a search, not a test
 
 
+def test_resnet8_is_a_short_look_on_a_cpu_with_the_very_runs_of_hoffer_gap() -> None:
+    plan, gap = (plan_of(study, "cifar10/resnet8", "cpu") for study in ("hoffer-momentum-reset", "hoffer-gap"))
+    arms = {arm.name: arm for arm in plan.design.arms}
+    shared = {arm.name: arm for arm in gap.design.arms if arm.name in COLUMNS}
+    assert plan.design.seeds == 3
+    assert [plan.spec(arms[name], 0).run_id for name in COLUMNS] == [
+        gap.spec(shared[name], 0).run_id for name in COLUMNS
+    ]
+    assert not any(name.startswith(("best:", "warmup:")) for name in arms)
+    assert plan_of("hoffer-momentum-reset", "cifar10/resnet8", "paper").design.seeds == 10
+
+
 def test_digits_are_trained_unmirrored_too_and_nothing_else_is_changed() -> None:
     arms = momentum_arms("mnist/f1")
     unflipped = {name: arm for name, arm in arms.items() if arm.data != TrainingSet()}

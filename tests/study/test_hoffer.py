@@ -12,6 +12,7 @@ from rebatch.schedule import Plateau
 from rebatch.study.claims import AllOf, ArmOutcome, Combination, Equivalent, Greater, Quantity
 from rebatch.study.judging import judge
 from rebatch.study.plan import SCALES
+from rebatch.study.studies.hoffer_2017.common import PUBLISHED
 from rebatch.study.studies.hoffer_2017.gap import gap_design
 from rebatch.study.studies.rebatch.close_gap import close_gap_design
 from rebatch.tasks import TASKS
@@ -140,6 +141,19 @@ def test_the_claims_and_their_margins_are_these() -> None:
     assert all(claim.expected is None for claim in design.claims)  # nothing is published for digits
     assert design.gap == (SB, LB)
     assert (quick.seeds, design.seeds) == (5, 20)
+
+
+def test_imagenet_is_compared_at_both_large_batches_with_what_was_published_of_them() -> None:
+    design = gap_design(TASKS["imagenet/alexnet"], "paper")
+    test = next(claim.test for claim in design.claims if claim.id == "H6")
+    assert isinstance(test, AllOf)
+    compared = {name for part in test.parts if isinstance(part, Greater) for name in (part.first, part.second)}
+    larger = {f"{name}:8192" for name in (LB, LR, GBN, RA)}
+    assert compared == {SB, LB, LR, GBN, RA} | larger
+    assert larger <= {arm.name for arm in design.arms}
+    row = PUBLISHED["imagenet/alexnet"]
+    assert (row[GBN], row[f"{GBN}:8192"], row[f"{RA}:8192"]) == (54.92, 53.93, 59.5)
+    assert f"{LB}:8192" not in row  # that number was measured at 2,048
 
 
 @pytest.mark.parametrize("scale", ["quick", "cpu", "paper"])

@@ -34,17 +34,24 @@ SMALL, LARGE, LR, GBN, RA = (
 
 # Table 1 of the paper and its ImageNet table (at 4,096): validation accuracy in percent, which on these data is that
 # of the test split; no seeds or intervals were given.
+_TABLE_1 = {
+    "mnist/f1": (98.27, 97.05, 97.55, 97.60, 98.53),
+    "cifar10/c1": (87.80, 83.95, 86.15, 86.4, 88.20),
+    "cifar10/resnet44": (92.83, 86.10, 89.30, 90.50, 93.07),
+    "cifar10/vgg": (92.30, 84.1, 88.6, 91.50, 93.03),
+    "cifar100/c3": (61.25, 51.50, 57.38, 57.5, 63.20),
+    "cifar100/wrn16-4": (73.70, 68.15, 69.05, 71.20, 73.57),
+    "imagenet/alexnet": (57.10, 41.23, 53.25, 54.92, 59.5),
+}
+# The paper's ImageNet table has a second large batch. Its large batch and +lr were run at 2,048, as the first one's.
+SECOND_LARGE_BATCH = {"imagenet/alexnet": 8192}
+_AT_THE_SECOND = {"imagenet/alexnet": {GBN: 53.93, RA: 59.5}}
 PUBLISHED: Mapping[str, Mapping[str, float]] = {
-    task: dict(zip((SMALL, LARGE, LR, GBN, RA), row, strict=True))
-    for task, row in {
-        "mnist/f1": (98.27, 97.05, 97.55, 97.60, 98.53),
-        "cifar10/c1": (87.80, 83.95, 86.15, 86.4, 88.20),
-        "cifar10/resnet44": (92.83, 86.10, 89.30, 90.50, 93.07),
-        "cifar10/vgg": (92.30, 84.1, 88.6, 91.50, 93.03),
-        "cifar100/c3": (61.25, 51.50, 57.38, 57.5, 63.20),
-        "cifar100/wrn16-4": (73.70, 68.15, 69.05, 71.20, 73.57),
-        "imagenet/alexnet": (57.10, 41.23, 53.25, 54.92, 59.5),
-    }.items()
+    task: {
+        **dict(zip((SMALL, LARGE, LR, GBN, RA), row, strict=True)),
+        **{f"{name}:{SECOND_LARGE_BATCH[task]}": number for name, number in _AT_THE_SECOND.get(task, {}).items()},
+    }
+    for task, row in _TABLE_1.items()
 }
 
 # The rules of each arm of Table 1 but the first.
