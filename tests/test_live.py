@@ -17,7 +17,7 @@ from rebatch import AdamW, Cosine, Epochs, MultiStep, Recipe, Sgd, Steps, build_
 from rebatch.errors import RequestError
 from rebatch.live import apply_recipe, recipe_of
 from rebatch.live.schedules import fitted
-from rebatch.recipe import Adagrad, Optimizer, RmsProp
+from rebatch.recipe import Adagrad, Budget, Optimizer, RmsProp
 from rebatch.schedule import Constant, Linear, PiecewiseConstant, PiecewiseLinear, Plateau, Schedule, lr_factor
 from toy import toy_model
 
@@ -397,6 +397,41 @@ def test_a_scheduler_that_cannot_be_read_is_refused_with_the_way_out(name: str) 
     scheduler = make(optimizer)
     with pytest.raises(RequestError, match=message):
         recipe_of(optimizer, batch_size=5, budget=Steps(TOTAL), scheduler=scheduler)
+
+
+PER_EPOCH: dict[str, Make] = {
+    "drops": lambda optimizer: schedulers.MultiStepLR(optimizer, [10, 20, 30]),
+    "halvings": lambda optimizer: schedulers.StepLR(optimizer, 5, 0.5),
+    "polynomial": lambda optimizer: schedulers.PolynomialLR(optimizer, 50),
+    "linear": lambda optimizer: schedulers.LinearLR(optimizer, 1.0, 0.0, 50),
+}
+
+
+@pytest.mark.parametrize("name", PER_EPOCH)
+@pytest.mark.parametrize("budget", [Epochs(50), Steps(50 * 47)])
+def test_a_scheduler_that_counts_epochs_is_not_read_as_one_that_counts_steps(name: str, budget: Budget) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=0.1)
+    scheduler = PER_EPOCH[name](optimizer)
+    with pytest.raises(RequestError, match=r"called after every epoch say stepped='epoch'"):
+        recipe_of(optimizer, batch_size=128, budget=budget, scheduler=scheduler, examples=6000)
+    read = recipe_of(optimizer, batch_size=128, budget=budget, scheduler=scheduler, examples=6000, stepped="epoch")
+    assert lr_factor(read.schedule, 0.1) > 0.2
+
+
+SHORT: dict[str, tuple[Make, Budget]] = {
+    "a warm-up": (lambda optimizer: schedulers.LinearLR(optimizer, 0.01, 1.0, 20), Epochs(50)),
+    "a low start": (lambda optimizer: schedulers.ConstantLR(optimizer, 0.1, 20), Epochs(50)),
+    "an early drop of one epoch": (lambda optimizer: schedulers.MultiStepLR(optimizer, [10]), Epochs(1)),
+}
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_what_ends_early_for_a_reason_is_still_read(name: str) -> None:
+    make, budget = SHORT[name]
+    optimizer = torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=0.1)
+    scheduler = make(optimizer)
+    read = recipe_of(optimizer, batch_size=128, budget=budget, scheduler=scheduler, examples=6000)
+    assert read.schedule != Constant()
 
 
 def test_a_rate_that_a_scheduler_moved_is_not_taken_for_the_base_rate() -> None:

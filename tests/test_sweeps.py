@@ -125,7 +125,7 @@ def test_columns_may_have_other_names(tmp_path: Path) -> None:
         ("lr,batch_size,loss\n", {"group": "g"}, r"no column 'g' for group; there are"),
         ("lr,batch_size,loss\n", {"los": "x"}, r"^a sweep has no 'los'; did you mean 'loss'\?$"),
         ("lr,batch_size,loss\n", {}, r"the table has no runs, only a header$"),
-        ("", {}, r"no column 'lr' for lr; there are $"),
+        ("", {}, r"the file is empty; it needs a header with lr, batch_size and loss"),
         ("lr,batch_size,loss\n.1,32,2\n.1,,2\n", {}, r"runs.csv: line 3: batch_size must be a number, got ''$"),
         ("lr,batch_size,loss\nx,32,2\n", {}, r"line 2: lr must be a number, got 'x'$"),
         ("lr,batch_size,loss\n.1,32\n", {}, r"line 2: loss must be a number, got ''$"),

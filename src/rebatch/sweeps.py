@@ -103,7 +103,9 @@ def read_sweep(path: Path, columns: Mapping[str, str] | None = None) -> Sweep:
         raise RequestError(f"a sweep has no {first!r}{did_you_mean(first, Run.__struct_fields__)}")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, skipinitialspace=True)
+            if not reader.fieldnames:
+                raise RequestError("the file is empty; it needs a header with lr, batch_size and loss")
             present = _present(names, reader.fieldnames or (), set(columns or {}))
             runs = tuple(_run(row, present, reader.line_num) for row in reader)
     except OSError as error:

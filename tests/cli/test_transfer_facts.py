@@ -233,3 +233,57 @@ def test_a_batch_told_to_grow_too_far_and_a_contrastive_loss_are_doubted(
     document, _ = moved(capsys, recipe, "--batch-size", "128", "--contrastive", "--noise-scale", "300")
     assert "a contrastive loss takes its negatives from the batch" in str(document["warnings"])
     assert document["expected"] is None
+
+
+def test_a_rate_far_from_the_sweep_s_best_and_a_knee_that_it_does_not_resolve_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "runs.csv"
+    rows = [
+        f"{rate * factor}, {size}, {loss}"
+        for size, rate in ((32, 0.001), (64, 0.0014), (128, 0.002), (256, 0.0028))
+        for factor, loss in ((0.5, 1.2), (1.0, 1.0), (2.0, 1.3))
+    ]
+    table.write_text("\n".join(["lr, batch_size, loss", *rows]) + "\n")  # with blanks after the commas
+    path = tmp_path / "adamw.toml"
+    write_recipe(Recipe(batch_size=128, optimizer=AdamW(lr=0.001), budget=Epochs(10)), path)
+    document, _ = moved(capsys, path, "--batch-size", "1024", "--from-sweep", str(table))
+    warnings, lr, best = str(document["warnings"]), document["recipe"]["optimizer"]["lr"], document["lr"]["estimate"]  # type: ignore[index]
+    assert best / lr > 1.25
+    assert f"the sweep's best rate there is {best:.4g}, the one that is carried {lr:.4g}" in warnings
+    assert "the sweep resolves no knee" in warnings
+
+
+def test_few_tokens_are_doubted_and_batches_in_tokens_always_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "adamw.toml"
+    write_recipe(Recipe(batch_size=128, optimizer=AdamW(lr=0.001), budget=Epochs(10)), path)
+    for options, doubted, told in (
+        ((), True, "batches in tokens: 128 -> 256"),
+        (("--tokens-per-example", "64"), False, "batches in tokens, 64 an example: 8,192 -> 16,384"),
+    ):
+        document, _ = moved(capsys, path, "--batch-size", "256", "--tokens", "1e8", *options)
+        assert ("batch sizes are read as tokens, and 128 is few" in str(document["warnings"])) is doubted
+        assert run(["transfer", str(path), "--batch-size", "256", "--tokens", "1e8", *options]) == 0
+        assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size", ["64", "128"])
+def test_a_rewritten_loss_is_a_change_that_is_told(recipe: Path, capsys: pytest.CaptureFixture[str], size: str) -> None:
+    options = [
+        "--batch-size",
+        size,
+        "--examples",
+        "1000",
+        "--rules",
+        " linear_lr, same_epochs ",
+        "--loss-reduction",
+        "sum",
+    ]
+    document, _ = moved(capsys, recipe, *options)
+    changes = [change for change in document["changes"] if change["field"] == "optimizer.lr"]  # type: ignore[attr-defined]
+    assert (changes[0]["rule"], changes[0]["before"], changes[0]["after"]) == ("loss_reduction", 0.1, 0.1 / 64)
+    assert changes[-1]["after"] == document["recipe"]["optimizer"]["lr"]  # type: ignore[index]
+    assert run(["transfer", str(recipe), *options]) == 0
+    assert "Nothing changes" not in capsys.readouterr().out

@@ -13,7 +13,7 @@ from rebatch.cli.recipe import refuse_folder, write_to
 from rebatch.cli.transfer_facts import fitted, known_course, known_examples, known_knee, reduced, tokens_in_example
 from rebatch.interval import Interval
 from rebatch.price import expected_along, price, sizes
-from rebatch.recipe import Sgd
+from rebatch.recipe import Recipe, Sgd
 from rebatch.recipe_file import dumps_recipe, read_recipe, to_table
 from rebatch.rules.doubts import run_doubts
 from rebatch.rules.move import Facts, Move
@@ -24,6 +24,11 @@ from rebatch.transfer import transfer as move
 
 if TYPE_CHECKING:
     from rebatch.knee_fit import KneeFit
+
+# A batch of fewer tokens is likely one of sequences.
+FEWEST_TOKENS = 4096
+# A carried rate and the sweep's best that differ by more are told.
+FAR = 1.25
 
 
 def transfer(
@@ -93,7 +98,7 @@ def transfer(
     output: Annotated[Path | None, typer.Option("--output", help="Write the new recipe to this file.")] = None,
 ) -> None:
     """Move a recipe to another batch size: what changes, by which rule and why, and what it costs."""
-    chosen = [name for item in rules or [] for name in item.split(",")] or list(DEFAULT_RULES)
+    chosen = [name.strip() for item in rules or [] for name in item.split(",")] or list(DEFAULT_RULES)
     refuse_folder(output)
     given = read_recipe(recipe)
     tuned = reduced(given, loss_reduction)
@@ -112,6 +117,13 @@ def transfer(
     )
     size = known_examples(found, examples, data_dir)
     result = move(tuned, batch_size=batch_size, rules=chosen, examples=size, facts=facts)
+    result = _with_rewriting(result, given, tuned)
+    if tokens is not None and length == 1 and tuned.batch_size < FEWEST_TOKENS:
+        doubt = (
+            f"batch sizes are read as tokens, and {tuned.batch_size} is few: where they count sequences give "
+            "--tokens-per-example"
+        )
+        result = msgspec.structs.replace(result, warnings=(*result.warnings, doubt))
     rates = {} if fit is None else _swept_rates(result, fit)
     if fit is not None:
         result = _with_sweep(result, fit, rates)
@@ -122,9 +134,16 @@ def transfer(
     if json:
         _print_json(result, length, fit)
     else:
-        _print(result, output, length)
+        _print(result, output, length, in_tokens=tokens is not None)
         if fit is not None:
             _print_sweep(fit, rates)
+
+
+def _with_rewriting(result: Transfer, given: Recipe, tuned: Recipe) -> Transfer:
+    """With what `--loss-reduction` changed, which comes before the move."""
+    why = f"the loss of a batch is now its {tuned.loss_reduction}: the same steps"
+    rewritten = differences(given, tuned, "loss_reduction", why)
+    return msgspec.structs.replace(result, changes=(*rewritten, *result.changes))
 
 
 def _swept_rates(result: Transfer, fit: "KneeFit") -> dict[int, Interval]:
@@ -145,6 +164,14 @@ def _with_sweep(result: Transfer, fit: "KneeFit", rates: dict[int, Interval]) ->
             f"the recipe's learning rate {start.optimizer.lr:.4g} is not what the sweep finds best at its batch size, "
             f"{own.estimate:.4g} ({own.low:.4g} to {own.high:.4g}): the rate that is carried is off by as much"
         )
+    elif not 1 / FAR < best.estimate / (carried := result.recipe.optimizer.lr) < FAR:
+        times = start.optimizer.lr / own.estimate
+        doubts.append(
+            f"the sweep's best rate there is {best.estimate:.4g}, the one that is carried {carried:.4g}: at batch size "
+            f"{start.batch_size} the recipe's own is {times:.3g} times the sweep's"
+        )
+    if fit.batch_size.low == 0.0 and math.isinf(fit.batch_size.high):
+        doubts.append(f"the sweep resolves no knee: {fit.knee.batch_size:.4g} is where its curve came to lie, no more")
     tried = [rate.batch_size for rate in fit.rates]
     beyond = max(result.recipe.batch_size / max(tried), min(tried) / result.recipe.batch_size)
     if beyond > 1.0:
@@ -191,14 +218,15 @@ def _print_sweep(fit: "KneeFit", rates: dict[int, Interval]) -> None:
         note(f"best rate by the sweep at batch size {size}: {rate.estimate:.4g} ({bounds})")
 
 
-def _print(result: Transfer, output: Path | None, length: int) -> None:
+def _print(result: Transfer, output: Path | None, length: int, *, in_tokens: bool) -> None:
     from rebatch.cli.output import note, say
     from rebatch.report.transfer_table import transfer_tables
 
     say(transfer_tables(result))
-    if length > 1:
+    if length > 1 or in_tokens:
         sizes = [recipe.batch_size * length for recipe in (result.recipe.tuned or result.recipe, result.recipe)]
-        say(f"batches in tokens, {length} an example: {sizes[0]:,} -> {sizes[1]:,}")
+        each = f", {length} an example" if length > 1 else ""
+        say(f"batches in tokens{each}: {sizes[0]:,} -> {sizes[1]:,}")
     if output is None:
         say(f"\n{dumps_recipe(result.recipe)}")
     else:

@@ -62,8 +62,9 @@ norm_bias_lr_factor=1.0)
         recipe = recipe.with_lr(lr)
     if scheduler is None:
         return recipe
+    per_epoch = 0 if examples is None else steps_per_epoch(examples, batch_size, recipe.last_batch)
     per_call = 1 if stepped == "step" else steps_per_epoch(_require(examples), batch_size, recipe.last_batch)
-    return recipe.replace(schedule=schedule_of(scheduler, _total(recipe, examples), per_call))
+    return recipe.replace(schedule=schedule_of(scheduler, _total(recipe, examples), per_call, per_epoch))
 
 
 @torch.no_grad()

@@ -32,13 +32,20 @@ ROUNDING, NOTHING = 1e-9, 0.01
 _WAY_OUT = "pass what it does as schedule=... instead"
 
 
-def schedule_of(scheduler: LRScheduler, total: int, steps_per_call: int = 1) -> Schedule:
+# A rate that stands still after so short a part of the run, or after one epoch of so many, is misread, and so is one
+# that is as good as nothing for half of the run.
+SOON, MANY_EPOCHS, NO_RATE = 0.01, 10, 1e-6
+
+
+def schedule_of(scheduler: LRScheduler, total: int, steps_per_call: int = 1, epoch: int = 0) -> Schedule:
     """The schedule that `scheduler` follows over `total` steps, stepped after every `steps_per_call` of them.
 
-    A linear warm-up that starts at no more than a hundredth of the rate is read as one from zero; all else is exact.
+    `epoch` is the number of steps of an epoch, where it is known. A linear warm-up that starts at no more than a
+    hundredth of the rate is read as one from zero; all else is exact.
 
     Raises:
-        RequestError: a scheduler whose curve is not known in advance, or that no schedule of a recipe follows.
+        RequestError: a scheduler whose curve is not known in advance, or that no schedule of a recipe follows, or one
+            that was read as stepped after every step and has done all it does within an epoch.
     """
     ours = _ours(scheduler)
     if ours is not None:
@@ -56,13 +63,31 @@ def schedule_of(scheduler: LRScheduler, total: int, steps_per_call: int = 1) -> 
             f"{type(scheduler).__name__} moves the groups' rates apart, and a recipe has one; {_WAY_OUT}"
         )
     (calls,) = curves
-    found = fitted([calls[step // steps_per_call] for step in range(total)])
+    curve = [calls[step // steps_per_call] for step in range(total)]
+    if steps_per_call == 1:
+        _refuse_too_soon(curve, epoch, type(scheduler).__name__)
+    found = fitted(curve)
     if found is None:
         raise RequestError(
             f"no schedule of a recipe follows {type(scheduler).__name__} over {total} steps; is it stepped after every "
-            f"epoch (stepped='epoch'), is the budget right? Else {_WAY_OUT}"
+            "epoch (stepped='epoch'), is the budget right, does the loader drop a partial last batch "
+            f"(last_batch='drop')? Else {_WAY_OUT}"
         )
     return found
+
+
+def _refuse_too_soon(curve: Sequence[float], epoch: int, name: str) -> None:
+    """A rate that falls at the very beginning and stays there: counted in epochs, most likely, and read in steps."""
+    total = len(curve)
+    last = next((step for step in range(total - 1, 0, -1) if abs(curve[step] - curve[step - 1]) > ROUNDING), 0)
+    soon = max(SOON * total, epoch if total >= MANY_EPOCHS * epoch else 0)
+    stands = 0 < last < soon and curve[-1] < 1.0
+    if stands or max(curve[total // 2 :]) < NO_RATE:
+        where = f"at {curve[last]:.3g} of its start from step {last}" if stands else "as good as 0 from half"
+        raise RequestError(
+            f"{name}, stepped after every step, would leave the rate {where} of {total} on; if scheduler.step() is "
+            f"called after every epoch say stepped='epoch', else {_WAY_OUT}"
+        )
 
 
 def fitted(curve: Sequence[float]) -> Schedule | None:
