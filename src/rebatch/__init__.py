@@ -6,11 +6,14 @@ Recipes and their transfer import no torch; what needs it is imported when its n
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from rebatch.averaging import Ema, Lookahead
 from rebatch.errors import RequestError, RunError
 from rebatch.execution import Execution
+from rebatch.interval import Interval
 from rebatch.recipe import AdamW, Epochs, Examples, Recipe, Sgd, Steps
 from rebatch.recipe_file import loads_recipe, read_recipe, write_recipe
-from rebatch.schedule import Constant, Cosine, Linear, MultiStep, PiecewiseLinear
+from rebatch.rules.move import Facts
+from rebatch.schedule import Constant, Cosine, Linear, MultiStep, PiecewiseConstant, PiecewiseLinear
 from rebatch.transfer import transfer
 
 if TYPE_CHECKING:
@@ -26,11 +29,16 @@ __all__ = [
     "AdamW",
     "Constant",
     "Cosine",
+    "Ema",
     "Epochs",
     "Examples",
     "Execution",
+    "Facts",
+    "Interval",
     "Linear",
+    "Lookahead",
     "MultiStep",
+    "PiecewiseConstant",
     "PiecewiseLinear",
     "Recipe",
     "RequestError",

@@ -17,9 +17,14 @@ _CHOICES = {
     "ghost_split": "'size' or 'chunks'",
     "batch_norm_scale": "'ones' or 'uniform'",
     "metric": "'validation_loss', 'validation_accuracy' or 'train_loss'",
+    "noise_scale": "a number or an Interval (leave it out if it is unknown)",
+    "critical_batch_size": "a number or an Interval (leave it out if it is unknown)",
 }
 _KINDS = {"float": "a number", "int": "a whole number", "str": "a text", "bool": "true or false"}
 _KINDS |= {"object": "a table", "array": "a list"}
+
+# Plain data in a message: so many characters at most.
+SHOWN = 80
 
 
 def require_types(struct: msgspec.Struct, path: str) -> None:
@@ -72,7 +77,7 @@ def mismatch(message: str, path: str, value: object) -> str:
 
 def value_at(path: str, value: Any) -> Any:
     """What lies at `path`, such as `optimizer.betas[0]`, in nested tables and lists."""
-    for name in path.replace("[", ".").replace("]", "").split("."):
+    for name in filter(None, path.replace("[", ".").replace("]", "").split(".")):
         if isinstance(value, dict):
             value = value.get(name)
         elif isinstance(value, list | tuple) and name.isdigit():
@@ -93,6 +98,19 @@ def show_value(value: object) -> str:
     if isinstance(value, dict):
         return f"{{{', '.join(f'{name} = {show_value(inner)}' for name, inner in value.items())}}}"
     return repr(value)
+
+
+def show_given(value: object) -> str:
+    """What was given in place of an object: short plain data as it is, all else by the name of its class.
+
+    >>> show_given({"noise_scale": 700}), show_given(str), show_given(object())
+    ('{noise_scale = 700}', 'the class str', 'object')
+    """
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    plain = value is None or isinstance(value, bool | int | float | str | list | tuple | dict)
+    shown = show_value(value) if plain else ""
+    return shown if 0 < len(shown) <= SHOWN else type(value).__name__
 
 
 def join(path: str, name: str) -> str:

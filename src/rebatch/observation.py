@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from rebatch.distributed import World
 from rebatch.errors import RequestError
+from rebatch.fields import show_given
 from rebatch.interval import Interval
 
 Value = TypeVar("Value")
@@ -167,9 +168,25 @@ def every(steps: int, observer: Observer) -> Observer:
     Raises:
         RequestError: `steps` below 1.
     """
+    require_observers("every", [observer])
     if steps < 1:
         raise RequestError(f"every needs steps >= 1, got {steps}")
     return _Every(steps, observer)
+
+
+def require_observers(name: str, observers: object) -> None:
+    """What was given as `name` is a list of observers: of objects, no classes or names.
+
+    Raises:
+        RequestError: it is one observer by itself, or holds something else.
+    """
+    if isinstance(observers, str) or not isinstance(observers, Sequence):
+        given = show_given(observers)
+        raise RequestError(f"{name} must be a list of observers, got {given}; put it in brackets: [NoiseScale()]")
+    for each in observers:
+        if not isinstance(each, Observer):
+            given = show_given(each)
+            raise RequestError(f"{name} needs observers, got {given}; give an object, such as NoiseScale()")
 
 
 def numbered(parts: Iterable[Mapping[str, Value]]) -> dict[str, Value]:

@@ -14,7 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from rebatch.batching import progress as progress_at
 from rebatch.batching import total_steps
 from rebatch.errors import RequestError
-from rebatch.recipe import Adagrad, AdamW, Lamb, Lars, Lion, Muon, Optimizer, Recipe, RmsProp, Sgd
+from rebatch.fields import show_given
+from rebatch.recipe import Adagrad, AdamW, Lamb, Lars, Lion, Muon, Optimizer, Recipe, RmsProp, Sgd, require_recipe
 from rebatch.schedule import ROUNDING, DistanceDrop, Plateau, Schedule, lr_factor
 
 
@@ -71,6 +72,7 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     Raises:
         RequestError: a package that the optimizer is from is missing.
     """
+    require_recipe(recipe)
     groups = parameter_groups(model, recipe.optimizer)
     fused = _can_fuse(parameter for group in groups for parameter in group["params"])
     match recipe.optimizer:
@@ -97,6 +99,18 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
             return MuonAdamW(hidden, others, recipe.optimizer)
 
 
+def require_optimizer(optimizer: object) -> None:
+    """`optimizer` is one of torch's, or has parameter groups as they have.
+
+    Raises:
+        RequestError: it is a model, or a name.
+    """
+    if not isinstance(getattr(optimizer, "param_groups", None), list):
+        raise RequestError(
+            f"optimizer must be one of torch.optim's, got {show_given(optimizer)}; give the one that moves the weights"
+        )
+
+
 def _packaged(name: str) -> Callable[..., torch.optim.Optimizer]:
     """The optimizer called `name` of the package pytorch-optimizer, which is an extra of rebatch."""
     try:
@@ -120,6 +134,8 @@ def build_scheduler(
     Raises:
         RequestError: the batch is larger than the training set, or the schedule listens to the run.
     """
+    require_recipe(recipe)
+    require_optimizer(optimizer)
     if isinstance(recipe.schedule, Plateau | DistanceDrop):
         kind = recipe.schedule.__struct_config__.tag
         raise RequestError(

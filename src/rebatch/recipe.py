@@ -8,7 +8,7 @@ import msgspec
 
 from rebatch.averaging import Averaging
 from rebatch.errors import RequestError
-from rebatch.fields import require_types, show_value
+from rebatch.fields import require_types, show_given, show_value
 from rebatch.schedule import ROUNDING, Constant, Feedback, Schedule
 
 LastBatch = Literal["keep", "drop"]
@@ -450,3 +450,16 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def as_tuned(self) -> Self:
         """The same numbers without the memory of where they came from."""
         return self.replace(tuned=None)
+
+
+def require_recipe(recipe: object, name: str = "recipe") -> None:
+    """`recipe` is one, and not what holds one, such as a `Transfer`.
+
+    Raises:
+        RequestError: it is not.
+    """
+    if isinstance(recipe, Recipe):
+        return
+    holds_one = isinstance(getattr(recipe, "recipe", None), Recipe)
+    way_out = "take its .recipe" if holds_one else "write Recipe(...), or read one (recipe_of, read_recipe)"
+    raise RequestError(f"{name} must be a Recipe, got {show_given(recipe)}; {way_out}")

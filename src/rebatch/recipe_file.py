@@ -13,7 +13,21 @@ from rebatch.errors import RequestError, did_you_mean
 from rebatch.fields import join, mismatch, show_value, value_at
 from rebatch.files import write_whole
 from rebatch.plain import plain
-from rebatch.recipe import Adagrad, AdamW, Defects, GradientPenalty, Lamb, Lars, Lion, Muon, Noise, Recipe, RmsProp, Sgd
+from rebatch.recipe import (
+    Adagrad,
+    AdamW,
+    Defects,
+    GradientPenalty,
+    Lamb,
+    Lars,
+    Lion,
+    Muon,
+    Noise,
+    Recipe,
+    RmsProp,
+    Sgd,
+    require_recipe,
+)
 from rebatch.schedule import (
     Constant,
     Cosine,
@@ -41,6 +55,7 @@ def loads_recipe(text: str) -> Recipe:
 
 def dumps_recipe(recipe: Recipe) -> str:
     """The recipe as the text of a TOML file; `loads_recipe` gives back an equal recipe."""
+    require_recipe(recipe)
     return tomli_w.dumps(to_table(recipe)).replace("\n[tuned]\n", f"\n{_ABOUT_TUNED}\n[tuned]\n")
 
 

@@ -12,11 +12,11 @@ from rebatch.errors import RequestError, did_you_mean
 from rebatch.fields import typed
 from rebatch.interval import Interval
 from rebatch.price import Expected, Price, price
-from rebatch.recipe import Recipe, Steps
+from rebatch.recipe import Recipe, Steps, require_recipe
 from rebatch.recipe_file import field_values, spelled
 from rebatch.reduction import SCALED_FIELDS, with_gradient_times
 from rebatch.rules.doubts import run_doubts, run_notes
-from rebatch.rules.move import Facts, Move, Rule
+from rebatch.rules.move import Facts, Move, Rule, require_facts
 from rebatch.rules.table import DEFAULT_RULES, PRESETS, RULES
 
 
@@ -71,8 +71,8 @@ def transfer(
     of the run: the default rules take what they find there.
 
     Raises:
-        RequestError: an unknown rule, two rules for one field, a rule that changes what it does not set, a missing
-            fact, a batch that the data cannot fill, a transferred recipe that was edited.
+        RequestError: what is no recipe or no facts, an unknown rule, two rules for one field, a rule that changes what
+            it does not set, a missing fact, a batch that the data cannot fill, a transferred recipe that was edited.
 
     >>> from rebatch.recipe import Epochs, Sgd
     >>> tuned = Recipe(batch_size=128, optimizer=Sgd(lr=0.1, momentum=0.9), budget=Epochs(50))
@@ -80,6 +80,8 @@ def transfer(
     >>> moved.recipe.optimizer.lr, moved.changes[1].field
     (0.2, 'optimizer.lr')
     """
+    require_recipe(recipe)
+    require_facts(facts)
     tuned = recipe.tuned or recipe
     chosen = _choose([rules] if isinstance(rules, str | Rule) else rules)
     facts = facts or Facts()

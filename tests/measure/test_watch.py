@@ -108,6 +108,48 @@ def test_a_choice_that_there_is_not_is_told_at_once(make: Callable[[], Any], mes
         make()
 
 
+BRACKETS = r"put it in brackets: \[NoiseScale\(\)\]"
+OBJECT = r"give an object, such as NoiseScale\(\)"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"measure": NoiseScale()}, f"measure must be a list of observers, got NoiseScale; {BRACKETS}"),
+        ({"measure": "noise_scale"}, f"measure must be a list of observers, got 'noise_scale'; {BRACKETS}"),
+        ({"measure": [NoiseScale]}, f"measure needs observers, got the class NoiseScale; {OBJECT}"),
+        ({"measure": ["noise_scale"]}, f"measure needs observers, got 'noise_scale'; {OBJECT}"),
+        ({"batch_size": None}, "batch_size must be a whole number, got None"),
+        ({"optimizer": nn.Linear(2, 3)}, r"optimizer must be one of torch\.optim's, got Linear; .*"),
+        (
+            {"optimizer": torch.optim.SGD(toy_model().parameters(), lr=0.1)},
+            r"the optimizer moves none of the model's 4 trained parameters; watch the model .* model\.parameters\(\)",
+        ),
+    ],
+)
+def test_what_cannot_be_watched_is_told_at_once(options: dict[str, Any], message: str) -> None:
+    model = toy_model(norm=False)
+    given: dict[str, Any] = {
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "batch_size": 8,
+        "measure": [NoiseScale()],
+        **options,
+    }
+    with pytest.raises(RequestError, match=f"^{message}$"):
+        rebatch.watch(model, **given)
+
+
+def test_a_class_is_looked_at_now_and_then_by_nobody() -> None:
+    with pytest.raises(RequestError, match=f"^every needs observers, got the class NoiseScale; {OBJECT}$"):
+        every(2, NoiseScale)  # type: ignore[arg-type]
+
+
+def test_no_step_has_more_examples_than_the_training_set() -> None:
+    assert "noise_scale" in watched(toy_model(norm=False), measure=[NoiseScale(examples=12)])[0]
+    with pytest.raises(RequestError, match=r"^a step has 12 examples, and NoiseScale\(examples=11\) says"):
+        watched(toy_model(norm=False), steps=1, measure=[NoiseScale(examples=11)])
+
+
 def moments(model: nn.Module, **options: Any) -> tuple[float, float]:
     found = watched(model, lr=0.0, steps=3, measure=[NoiseScale(split_every=1, split_share=0.5)], **options)[0][
         "noise_scale"

@@ -12,7 +12,8 @@ from rebatch.errors import RequestError
 from rebatch.fields import require_choice
 from rebatch.live.numbers import base_group, base_lr, read_numbers, scaled, write_numbers
 from rebatch.live.schedules import schedule_of
-from rebatch.recipe import Budget, Recipe, Steps
+from rebatch.optimizers import require_optimizer
+from rebatch.recipe import Budget, Recipe, Steps, require_recipe
 from rebatch.schedule import Constant, Schedule
 
 Unit = Literal["step", "epoch"]
@@ -54,6 +55,7 @@ def recipe_of(
     Sgd(lr=0.1, momentum=0.9, nesterov=False, weight_decay=0.0, weight_decay_until=1.0, lr_in_buffer=False, \
 norm_bias_lr_factor=1.0)
     """
+    require_optimizer(optimizer)
     _require_known_schedule(optimizer, scheduler, schedule)
     require_choice("stepped", stepped, Unit)
     numbers = read_numbers(optimizer)
@@ -80,6 +82,8 @@ def apply_recipe(recipe: Recipe, optimizer: torch.optim.Optimizer, scheduler: LR
         RequestError: a recipe for another optimizer, weight decay where no group says which shall decay, or a scheduler
             that may keep rates of its own. Nothing has been changed then.
     """
+    require_recipe(recipe)
+    require_optimizer(optimizer)
     _require_same(optimizer, scheduler)
     _require_following(scheduler)
     old = base_lr(base_group(optimizer.param_groups))

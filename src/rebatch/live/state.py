@@ -6,6 +6,7 @@ import torch
 
 from rebatch.errors import RequestError
 from rebatch.live.numbers import require_same_optimizer
+from rebatch.optimizers import require_optimizer
 from rebatch.recipe import Recipe
 from rebatch.rules.move import Facts
 from rebatch.rules.state import Carry, carried
@@ -43,6 +44,7 @@ def carry_over(
     Raises:
         RequestError: another optimizer than the recipes', or a state that nobody knows how to carry.
     """
+    require_optimizer(optimizer)
     carry = carried(before, after, facts=facts, examples=examples)
     require_same_optimizer(before.optimizer, optimizer)
     for state in optimizer.state.values():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rebatch.errors import RequestError
-from rebatch.fields import require_choice
+from rebatch.fields import require_choice, typed
 from rebatch.measure.preconditioner import adam_denominator
 from rebatch.measure.splitting import Split
 from rebatch.nn.ghost_batch_norm import plain_batch_norms
@@ -68,7 +68,9 @@ class NoiseScale(Observer):
                 "NoiseScale needs window >= 2, split_every >= 1 and split_share in (0, 0.5], "
                 f"got {window}, {split_every} and {split_share}"
             )
-        self._window, self._examples, self._norm = window, examples, norm
+        self._window, self._examples, self._norm = window, typed(examples, int | None, "examples"), norm
+        if self._examples is not None and self._examples < 1:
+            raise RequestError(f"examples must be at least 1, got {examples}; leave it out to speak about fresh ones")
         self._split_every, self._share, self._allow = split_every, split_share, allow_batch_norm
 
     def start(self, model: nn.Module) -> None:
@@ -115,6 +117,11 @@ class NoiseScale(Observer):
 
     def step(self, observation: Observation) -> None:
         """tr(Sigma) and |G|^2 of this step, kept on the device."""
+        if self._examples is not None and observation.examples > self._examples:
+            raise RequestError(
+                f"a step has {observation.examples} examples, and NoiseScale(examples={self._examples}) says that the "
+                "whole training set has fewer; give its size, or leave it out to speak about fresh examples"
+            )
         if self._steps == 0:
             self._refuse_batch_norm(observation)
         moments = self._moments(observation)

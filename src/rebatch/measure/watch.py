@@ -22,8 +22,9 @@ from torch.utils._pytree import tree_leaves
 
 from rebatch.distributed import World
 from rebatch.errors import RequestError
-from rebatch.fields import require_choice
-from rebatch.observation import Observation, Observer, Tap, differentiable, numbered, trainable
+from rebatch.fields import require_choice, typed
+from rebatch.observation import Observation, Observer, Tap, differentiable, numbered, require_observers, trainable
+from rebatch.optimizers import require_optimizer
 
 # In so many first steps the gradient that is shown is compared with the pieces that it should consist of.
 CHECKED_STEPS = 3
@@ -109,10 +110,13 @@ def watch(
         size_of: how many examples a call of the model has; the first length of its first tensor, if left out.
 
     Raises:
-        RequestError: a model whose gradients are in pieces elsewhere (FSDP), or ranks without
-            DistributedDataParallel.
+        RequestError: a model whose gradients are in pieces elsewhere (FSDP), ranks without DistributedDataParallel, an
+            optimizer that moves another model.
     """
     require_choice("micro_batch_weights", micro_batch_weights, MicroBatchWeights)
+    require_optimizer(optimizer)
+    require_observers("measure", measure)
+    batch_size = typed(batch_size, int, "batch_size")
     return Watch(model, optimizer, batch_size, measure, scaler, micro_batch_weights == "equal", size_of or _size_of)
 
 
@@ -138,6 +142,7 @@ class Watch:
         self._scaler = scaler if scaler is not None and scaler.is_enabled() else None
         self._observers = list(observers)
         self._world = _world(model, self._model)
+        _require_moved(self._model, optimizer)
         self._pieces = _Pieces(observers)
         self._pieces.start(self._model)
         self._steps = 0
@@ -330,6 +335,16 @@ def _inner(model: nn.Module) -> nn.Module:
         return _inner(model.module)
     compiled = getattr(model, "_orig_mod", None)
     return _inner(compiled) if isinstance(compiled, nn.Module) else model
+
+
+def _require_moved(model: nn.Module, optimizer: Optimizer) -> None:
+    """The optimizer moves weights of this model."""
+    weights, moved = trainable(model), {id(each) for group in optimizer.param_groups for each in group["params"]}
+    if not any(id(weight) in moved for weight in weights):
+        raise RequestError(
+            f"the optimizer moves none of the model's {len(weights)} trained parameters; watch the model that it was "
+            "made for, or make it of model.parameters()"
+        )
 
 
 def _world(model: nn.Module, inner: nn.Module) -> World:

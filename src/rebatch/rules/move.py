@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from rebatch.errors import RequestError
-from rebatch.fields import require_types, show_value
+from rebatch.fields import require_types, show_given, show_value
 from rebatch.interval import Interval
 from rebatch.knee import Knee, Known
 from rebatch.noise_course import NoiseCourse
@@ -68,6 +68,16 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         if self.critical_batch_size is None and self.noise_course is not None:
             return self.noise_course.parts
         return None if self.critical is None else ((1.0, self.critical),)
+
+
+def require_facts(facts: object) -> None:
+    """`facts` are such, or None.
+
+    Raises:
+        RequestError: they are a table or a number.
+    """
+    if not (facts is None or isinstance(facts, Facts)):
+        raise RequestError(f"facts must be Facts, got {show_given(facts)}; write facts=Facts(noise_scale=B)")
 
 
 def _require_positive(name: str, value: float | Interval | None) -> None:

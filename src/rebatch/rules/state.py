@@ -36,8 +36,8 @@ import math
 from dataclasses import dataclass, replace
 
 from rebatch.errors import RequestError
-from rebatch.recipe import Adagrad, AdamW, Lamb, Lars, Lion, Muon, Recipe, RmsProp, Sgd
-from rebatch.rules.move import Facts, Move
+from rebatch.recipe import Adagrad, AdamW, Lamb, Lars, Lion, Muon, Recipe, RmsProp, Sgd, require_recipe
+from rebatch.rules.move import Facts, Move, require_facts
 
 Betas = tuple[float, float]
 
@@ -101,6 +101,9 @@ def carried(before: Recipe, after: Recipe, *, facts: Facts | None = None, exampl
     >>> round(carried(before, after).counted(1000).step, 9)
     250.0
     """
+    require_recipe(before, "before")
+    require_recipe(after, "after")
+    require_facts(facts)
     grown, gain = _gradient_scale(after) / _gradient_scale(before), _gain(before, after, facts, examples)
     kappa, why = after.batch_size / before.batch_size, _why(facts)
     match before.optimizer, after.optimizer:

@@ -9,8 +9,8 @@ from torch import nn
 from rebatch.data.sets import Splits
 from rebatch.distributed import World
 from rebatch.execution import Execution
-from rebatch.observation import Observer
-from rebatch.recipe import Recipe
+from rebatch.observation import Observer, require_observers
+from rebatch.recipe import Recipe, require_recipe
 from rebatch.training.checkpoint import Checkpointer
 from rebatch.training.continuing import EarlierRun, beginning
 from rebatch.training.gradients import SummedLoss, choose_cutting, cross_entropy
@@ -55,6 +55,8 @@ def train(
         RequestError: a batch that the data cannot fill, a cut that would change the run, or an earlier run that this
             one cannot go on from.
     """
+    require_recipe(recipe)
+    require_observers("observers", observers)
     world, execution = world or World(), execution or Execution()
     examples = len(data.train)
     begun = beginning(recipe, examples, seed, checkpoint=checkpoint, start_from=start_from)
