@@ -112,6 +112,15 @@ BRACKETS = r"put it in brackets: \[NoiseScale\(\)\]"
 OBJECT = r"give an object, such as NoiseScale\(\)"
 
 
+def test_master_weights_in_another_precision_may_be_what_the_optimizer_moves() -> None:
+    model = toy_model(norm=False).bfloat16()
+    masters = [parameter.detach().float().requires_grad_() for parameter in model.parameters()]
+    rebatch.watch(model, torch.optim.SGD(masters, lr=0.1), batch_size=8, measure=[WeightDistance()])
+    with pytest.raises(RequestError, match="the optimizer moves none of the model's 4 trained parameters"):
+        copies = [parameter.detach().clone().requires_grad_() for parameter in model.parameters()]
+        rebatch.watch(model, torch.optim.SGD(copies, lr=0.1), batch_size=8, measure=[WeightDistance()])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -338,9 +338,10 @@ def _inner(model: nn.Module) -> nn.Module:
 
 
 def _require_moved(model: nn.Module, optimizer: Optimizer) -> None:
-    """The optimizer moves weights of this model."""
-    weights, moved = trainable(model), {id(each) for group in optimizer.param_groups for each in group["params"]}
-    if not any(id(weight) in moved for weight in weights):
+    """The optimizer moves weights of this model, or copies of them in another precision (master weights)."""
+    weights, moved = trainable(model), [each for group in optimizer.param_groups for each in group["params"]]
+    own = {id(weight) for weight in weights} & {id(each) for each in moved}
+    if not own and {each.dtype for each in moved} <= {weight.dtype for weight in weights}:
         raise RequestError(
             f"the optimizer moves none of the model's {len(weights)} trained parameters; watch the model that it was "
             "made for, or make it of model.parameters()"
