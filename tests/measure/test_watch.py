@@ -116,8 +116,8 @@ def test_master_weights_in_another_precision_may_be_what_the_optimizer_moves() -
     model = toy_model(norm=False).bfloat16()
     masters = [parameter.detach().float().requires_grad_() for parameter in model.parameters()]
     rebatch.watch(model, torch.optim.SGD(masters, lr=0.1), batch_size=8, measure=[WeightDistance()])
+    copies = [parameter.detach().clone().requires_grad_() for parameter in model.parameters()]
     with pytest.raises(RequestError, match="the optimizer moves none of the model's 4 trained parameters"):
-        copies = [parameter.detach().clone().requires_grad_() for parameter in model.parameters()]
         rebatch.watch(model, torch.optim.SGD(copies, lr=0.1), batch_size=8, measure=[WeightDistance()])
 
 
