@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from rebatch.study.store import Result, Store
 from rebatch.tasks import TASKS
 
 STUDY = f"{Path(__file__).parents[1] / 'study' / 'small_study.py'}:small"
+TOO_MANY = f"--{{}} must be at most {4 * (os.cpu_count() or 1)}, 4 for each of this machine's"
 
 
 @pytest.fixture
@@ -149,6 +151,10 @@ def test_rules_may_follow_one_option_with_spaces_or_commas(recipe: Path, capsys:
         (["study", "show", "absent"], "absent is not a store of runs"),
         (["report", "absent"], "absent is not a store of runs"),
         (["data", "fetch", "mnits"], "did you mean 'mnist'?"),
+        (["train", "RECIPE", "--task", "digits", "--threads", "100000"], TOO_MANY.format("threads")),
+        (["advise", "--task", "digits", "--threads", "100000"], TOO_MANY.format("threads")),
+        (["study", "run", "hoffer-gap", "--threads", "100000"], TOO_MANY.format("threads")),
+        (["study", "run", "hoffer-gap", "--jobs", "100000"], TOO_MANY.format("jobs")),
         (["stduy"], "stduy"),
         (["train", "RECIPE", "--task", "digits", "--data-dir", "RECIPE"], "recipe.toml is a file, not a folder"),
     ],
@@ -342,7 +348,10 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     ("options", "line"),
     [
         ([], "stopped; nothing is kept without --store"),
-        (["--store", "STORE"], "stopped; the same command goes on from its last checkpoint (one is kept every minute)"),
+        (
+            ["--store", "STORE"],
+            "stopped; the same command goes on from its last checkpoint (one a minute), else it starts over",
+        ),
     ],
 )
 def test_a_stopped_training_promises_only_what_is_kept(
@@ -446,3 +455,26 @@ def test_what_the_readme_says_transfer_prints_is_what_it_prints(
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert len(lines) > 8
     assert all(line in readme for line in lines)
+
+
+@pytest.mark.parametrize("columns", [40, 60])
+@pytest.mark.parametrize("command", ["transfer RECIPE --batch-size 4096 --rules linear", "study show STORE"])
+def test_a_narrow_terminal_breaks_no_word_and_no_interval(
+    command: str,
+    columns: int,
+    recipe: Path,
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [{"RECIPE": str(recipe), "STORE": str(store)}.get(word, word) for word in command.split()]
+    assert run(arguments) == 0
+    wide = capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert run(arguments) == 0
+    narrow = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().out)  # bold, green
+    assert narrow.count("\n") > wide.count("\n")
+    assert set(narrow.split()) == set(wide.split())
+    interval = r"[-+\d.]+ \[[^\]\n]*\]"
+    assert re.findall(interval, narrow) == re.findall(interval, wide)

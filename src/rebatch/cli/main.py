@@ -93,7 +93,7 @@ def _stopped(arguments: Sequence[str]) -> str:
     if list(arguments[:1]) != ["train"]:
         return "stopped; nothing is kept"
     if any(argument.split("=")[0] == "--store" for argument in arguments):
-        return "stopped; the same command goes on from its last checkpoint (one is kept every minute)"
+        return "stopped; the same command goes on from its last checkpoint (one a minute), else it starts over"
     return "stopped; nothing is kept without --store"
 
 

@@ -111,7 +111,7 @@ def _heading(task: str, found: "Capacity") -> str:
 def _table(found: "Capacity") -> "Table":
     from rebatch.report.transfer_table import borderless
 
-    table = borderless("micro_batch_size", "examples/s", "ms a step", "memory", "fits")
+    table = borderless("micro_batch_size", "examples/s", "ms a step", "memory", "fits", whole=["examples/s", "memory"])
     for size in found.sizes:
         table.add_row(f"{size.micro_batch_size:,}", *_cells(size))
     return table

@@ -16,7 +16,7 @@ def say(result: RenderableType) -> None:
     width = None if sys.stdout.isatty() else 200
     with _standard_output():
         console = Console(width=width, highlight=False, soft_wrap=not sys.stdout.isatty())
-        console.print(_plain(result))
+        console.print(_plain(result), crop=False)  # a table too wide for the terminal loses nothing
 
 
 def note(text: str) -> None:

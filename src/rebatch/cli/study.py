@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rebatch.cli.execution import ChannelsLast, Compile, PrecisionName, choose_execution
-from rebatch.cli.options import DataDir, Json
+from rebatch.cli.options import DataDir, Jobs, Json, WorkerThreads
 from rebatch.cli.study_files import export, import_runs
 from rebatch.cli.study_list import list_studies
 
@@ -34,8 +34,8 @@ def run(
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Runs per arm; the study's own number by default.", min=1)] = None,
     scale: Annotated[str, typer.Option(help="quick, cpu or paper.")] = "quick",
-    jobs: Annotated[int | None, typer.Option(help="Worker processes; one per core by default.", min=1)] = None,
-    threads: Annotated[int, typer.Option(help="Threads of each worker.", min=1)] = 1,
+    jobs: Jobs = None,
+    threads: WorkerThreads = 1,
     arm: Annotated[list[str] | None, typer.Option(help="Run only this arm for now; may be given again.")] = None,
     precision: PrecisionName = None,
     channels_last: ChannelsLast = False,

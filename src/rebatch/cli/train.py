@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rebatch.cli.execution import ChannelsLast, Compile, PrecisionName, choose_execution, not_measured
-from rebatch.cli.options import DataDir, Json, TaskName
+from rebatch.cli.options import DataDir, Json, TaskName, Threads
 
 
 def train(
@@ -20,7 +20,7 @@ def train(
     precision: PrecisionName = None,
     channels_last: ChannelsLast = False,
     compiled: Compile = False,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; torch's choice by default.", min=1)] = None,
+    threads: Threads = None,
     store: Annotated[Path | None, typer.Option(help="Keep rows, checkpoint and result here, and resume.")] = None,
     continue_: Annotated[
         Path | None,

@@ -12,8 +12,7 @@ from rebatch.study.evidence import ClaimEvidence, StudyEvidence
 
 def evidence_table(studies: Sequence[StudyEvidence], tasks: Sequence[str]) -> RenderableType:
     """A row per claim under a row per study: what is claimed, the verdict, and where it comes from."""
-    table = borderless("claim", "statement", "verdict", "on", "results")
-    table.columns[0].no_wrap = True
+    table = borderless("claim", "statement", "verdict", "on", "results", whole=["claim"])
     for study in studies:
         table.add_row(Text(study.name, style="bold"), Text(f"{study.title} ({study.source})", style="bold"))
         for claim in study.claims:

@@ -97,8 +97,7 @@ def _stored(summary: StudySummary) -> str:
 def _arms_table(summary: StudySummary) -> Table:
     """Columns in which something stands: probes have neither steps nor accuracies, and not every study has a gap."""
     names = ["batch size", *shown_columns(summary, ["steps", "n", "accuracy % [95 %]", "gap closed [95 %]"])]
-    table = borderless("arm", *names)
-    table.columns[0].no_wrap = True
+    table = borderless("arm", *names, whole=["arm", "accuracy % [95 %]", "gap closed [95 %]"])
     for arm in summary.arms:
         cells = {
             "batch size": f"{arm.batch_size:,}",
@@ -138,7 +137,7 @@ def _more_candidates(summary: StudySummary) -> list[Text]:
 
 
 def _quantities_table(summary: StudySummary) -> Table:
-    table = borderless("quantity", "n", "mean over seeds [95 %]")
+    table = borderless("quantity", "n", "mean over seeds [95 %]", whole=["mean over seeds [95 %]"])
     for each in _shown_quantities(summary):
         mean = f"{plain_interval(Interval(each.mean, each.low, each.high))} {each.unit}".rstrip()
         table.add_row(*map(Text, (each.name, str(len(each.values)), mean)))
@@ -168,7 +167,7 @@ def _claims_table(summary: StudySummary) -> Table:
     published = any(claim.expected is not None for claim in summary.claims)
     resolves = any(claim.verdict == "undecided" for claim in summary.claims)
     extra = [*(["published"] if published else []), *(["resolves"] if resolves else [])]
-    table = borderless("claim", "statement", "effect [adjusted]", "verdict", *extra)
+    table = borderless("claim", "statement", "effect [adjusted]", "verdict", *extra, whole=["effect [adjusted]"])
     for claim in summary.claims:
         cells = {"published": show(claim.expected), "resolves": _resolves(claim)}
         verdict = Text(claim.verdict, style=VERDICT_STYLE[claim.verdict])

@@ -1,7 +1,10 @@
 """Tables of a transfer for a terminal: what changed, by which rule and why, and what it costs."""
 
+from collections.abc import Collection
+
 import msgspec
-from rich.console import Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -83,9 +86,34 @@ def _amount(value: float) -> str:
     return show(value) if isinstance(value, int) else f"{value:.4g}"
 
 
-def borderless(first: str, *columns: str) -> Table:
-    """An empty table without lines, whose cells wrap."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+# Spaces between two columns.
+PADDING = 2
+
+
+def borderless(first: str, *columns: str, whole: Collection[str] = ()) -> Table:
+    """An empty table without lines, whose cells wrap between words, but not in the columns `whole`.
+
+    A terminal too narrow for that gets lines longer than it is wide.
+    """
+    table = _Unbroken(box=None, pad_edge=False, header_style="bold", padding=(0, PADDING, 0, 0))
     for column in (first, *columns):
-        table.add_column(Text(column), overflow="fold")  # as Text: `[adjusted]` is no markup
+        table.add_column(Text(column), overflow="fold", no_wrap=column in whole)  # as Text: `[adjusted]` is no markup
     return table
+
+
+# Longer words, such as paths, may break.
+LONGEST_WORD = 30
+
+
+class _Unbroken(Table):
+    """Rich breaks numbers and names where columns are narrow; here a column is as wide as its longest word."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for column in self.columns:
+            texts = [str(cell) for cell in (column.header, *column.cells)]
+            words = texts if column.no_wrap else [word for text in texts for word in text.split()]
+            longest = max(map(cell_len, words), default=1)
+            column.min_width = longest if column.no_wrap else min(longest, LONGEST_WORD)
+        least = sum((column.min_width or 0) + PADDING for column in self.columns)
+        # Where there is less room Rich would drop whole columns.
+        yield from super().__rich_console__(console, options.update_width(max(least, options.max_width)))

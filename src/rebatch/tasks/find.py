@@ -108,6 +108,8 @@ def _run_file(path: Path, reference: str) -> dict[str, object]:
     try:
         with redirect_stdout(sys.stderr):
             spec.loader.exec_module(module)
+    except RequestError as error:  # says all but where
+        raise RequestError(f"{error} ({users_line(error) or path})") from error
     except (Exception, SystemExit) as error:
         raise RequestError(f"{path} cannot be run: {describe(error)}") from error
     return vars(module)

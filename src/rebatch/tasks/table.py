@@ -173,7 +173,7 @@ SIMULATION = Task(
     2**20,
     1,
     1,
-    classes=1,
+    classes=2,  # nothing is classified; a task has no fewer
     build=_no_data,
     load=_no_data,
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from rebatch.errors import RequestError
 from rebatch.execution import Execution
 from rebatch.recipe import Recipe
+from rebatch.tasks.checks import check_model, check_sizes, check_splits, checked_fields
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,6 +50,9 @@ class Task:
         sizes: for data that the user brings: how many examples a data folder gives, without torch.
         tokens_per_example: targets of one example, each of them predicted: the length of a language model's sequences.
         digest: identifies such data in a run; `sized` sets it.
+
+    Raises:
+        RequestError: a field is not what it must be; what `build` and `load` return is looked at once it is there.
     """
 
     name: str
@@ -67,6 +71,10 @@ class Task:
     tokens_per_example: int = 1
     digest: str = ""
 
+    def __post_init__(self) -> None:
+        for name, value in checked_fields(self).items():
+            object.__setattr__(self, name, value)
+
     @property
     def chance(self) -> float:
         """Accuracy of a guess, in percent: what a diverged run counts as."""
@@ -82,7 +90,9 @@ class Task:
             return self
         from rebatch.data.folder import data_dir as choose
 
-        return replace(self, **self.sizes(choose(data_dir))._asdict())
+        found = self.sizes(choose(data_dir))
+        check_sizes(self.name, found)
+        return replace(self, **found._asdict())
 
     def regime(self, name: str) -> Recipe:
         """The recipe of `regimes` called `name`.
@@ -101,6 +111,9 @@ class Task:
         """A fresh model, whose weights depend on `seed` and on `data` alone; torch's global generator stays as it was.
 
         `data` is what the run will train on; a task with `prepare` needs it.
+
+        Raises:
+            RequestError: `build` returned no model.
         """
         import torch
 
@@ -109,6 +122,7 @@ class Task:
         with torch.random.fork_rng():
             torch.manual_seed(int(draws.generator(seed, "model").integers(2**62)))
             model = self.build()
+        check_model(self.name, model)
         if self.prepare is not None and data is not None:
             self.prepare(model, data)
         return model
@@ -117,11 +131,12 @@ class Task:
         """The three splits; `data_dir` is the folder of published data files, the user's cache folder by default.
 
         Raises:
-            RequestError: the data are not there, or not as many as the task promises.
+            RequestError: the data are not there, not as many as the task promises, or nothing to train on: labels
+                beyond the task's classes, targets or inputs of a wrong type.
         """
         from rebatch.data.folder import data_dir as choose
 
-        splits = self.load(choose(data_dir), seed)
+        splits = check_splits(self, self.load(choose(data_dir), seed))
         sizes = (len(splits.train), len(splits.validation), len(splits.test))
         promised = self.sized(data_dir)
         expected = (promised.train, promised.validation, promised.test)
