@@ -1,5 +1,6 @@
 import os
 import stat
+import threading
 from pathlib import Path
 
 import msgspec
@@ -34,6 +35,28 @@ def test_when_writing_fails_the_old_file_stays_and_no_half_file_is_left(
     assert raised.value.filename == str(path)  # the user's file, not the temporary one
     assert path.read_bytes() == b"old"
     assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    target, link = tmp_path / "there" / "file", tmp_path / "link"
+    target.parent.mkdir()
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    write_whole(link, b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_a_pipe_is_written_into_and_not_replaced(tmp_path: Path) -> None:
+    pipe, found = tmp_path / "pipe", list[bytes]()
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: found.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    write_whole(pipe, b"new")
+    assert pipe.is_fifo()
+    reader.join(timeout=10)
+    assert found == [b"new"]
 
 
 @pytest.mark.parametrize("damaged", [b'{"a": ', b'{"a": "b"}', b'{"\xff": 1}', b"\xff", b""])

@@ -13,7 +13,15 @@ T = TypeVar("T")
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that no reader ever sees half of it, even after `kill -9` or a full disk."""
+    """Write `data` to `path` so that no reader ever sees half of it, even after `kill -9` or a full disk.
+
+    A link stays one, its target is written. What is no file (a pipe, /dev/stdout) is written into and not replaced.
+    """
+    if path.exists() and not path.is_file():
+        with naming(path), path.open("wb") as file:
+            file.write(data)
+        return
+    path = path.resolve() if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
